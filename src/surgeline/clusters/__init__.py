@@ -1,0 +1,1 @@
+"""Where jobs run: one small file for each type of cluster."""

@@ -1,0 +1,83 @@
+"""Worker processes on this machine."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surgeline.config import Configuration
+from surgeline.work.casaprocess import thread_environment
+from surgeline.work.resources import parse_bytes
+
+
+@dataclass(frozen=True)
+class LocalPlan:
+    """What a local cluster is started with: a pure function of the configuration and the machine.
+
+    Attributes:
+        workers: worker processes; each runs one job at a time.
+        threads: threads that CASA may use in each.
+        memory: bytes that each may use, or None for no limit.
+    """
+
+    workers: int
+    threads: int
+    memory: int | None
+    host: str | None
+    dashboard_address: str | None
+
+    def __str__(self) -> str:
+        memory = f", {self.memory / 1e9:.1f} GB each" if self.memory else ""
+        return f"{self.workers} local worker{'s' if self.workers > 1 else ''}{memory}"
+
+
+def plan(configuration: Configuration, name: str) -> LocalPlan:
+    """Decide how many workers to start, and what each may use."""
+    from dask.system import CPU_COUNT
+    from distributed.system import MEMORY_LIMIT
+
+    settings = configuration.settings
+    cluster = settings.clusters[name]
+    asked = cluster.n_workers if cluster.n_workers is not None else settings.dask.n_workers
+    workers = max(1, CPU_COUNT // settings.worker.threads) if asked == "auto" else asked
+    memory = settings.worker.memory
+    limit = MEMORY_LIMIT // workers if memory == "auto" else parse_bytes(memory)
+    return LocalPlan(
+        workers,
+        settings.worker.threads,
+        limit,
+        settings.dask.host,
+        settings.dask.dashboard_address,
+    )
+
+
+def start(asked: LocalPlan, worker_class: type[Any], scratch: Path) -> Any:
+    """Start the scheduler in this process and the workers as its children."""
+    import dask
+    from distributed import LocalCluster
+
+    options = {
+        # The backend itself runs jobs again, with the record of how each worker died.
+        "distributed.scheduler.allowed-failures": 0,
+        # Dask cannot free what CASA's C++ holds, so it must not pause or spill; the nanny watches real memory.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.terminate": 1.0,
+        "distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536, **thread_environment(asked.threads)},
+        "distributed.admin.tick.limit": "1h",
+    }
+    with dask.config.set(options):
+        return LocalCluster(
+            n_workers=asked.workers,
+            threads_per_worker=1,
+            processes=True,
+            host=asked.host,
+            dashboard_address=asked.dashboard_address,
+            memory_limit=asked.memory or 0,
+            worker_class=worker_class,
+            local_directory=str(scratch),
+            silence_logs=logging.CRITICAL,
+        )

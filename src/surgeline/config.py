@@ -1,0 +1,306 @@
+"""The configuration: workdir/config.yaml → ~/.casa/config.yaml → the packaged config.yaml.
+
+Each value is known with its origin (file and line, environment variable, or `--set`).
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+from surgeline.errors import ConfigError, nearest
+
+PACKAGED = Path(__file__).with_name("config.yaml")
+ENVIRONMENT_PREFIX = "SURGELINE__"
+Key = tuple[str, ...]
+ClusterType = Literal["local", "slurm", "htcondor", "kubernetes"]
+
+# Keys of a CASA Pipeline's `pipeconfig: dask:` and what they are here; None: known, and not needed here.
+_PIPELINE_DASK_KEYS: dict[str, Key | None] = {
+    "host": ("dask", "host"),
+    "dashboard_address": ("dask", "dashboard_address"),
+    "n_workers": ("dask", "n_workers"),
+    "clustertype": ("dask", "cluster"),
+    "autostart": None,
+    "tier0futures": None,
+    "jobqueue": None,
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DaskSettings(_Section):
+    """The Dask layer."""
+
+    cluster: str = "local"
+    n_workers: PositiveInt | Literal["auto"] = "auto"
+    host: str | None = "127.0.0.1"
+    dashboard_address: str | None = None
+    start_timeout: PositiveFloat = 120
+    retries: NonNegativeInt = 2
+
+
+class ClusterSettings(BaseModel):
+    """One named cluster; keys beyond `type` and `n_workers` belong to its type."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    type: ClusterType
+    n_workers: PositiveInt | Literal["auto"] | None = None
+
+
+class WorkerSettings(_Section):
+    """What each worker process may use."""
+
+    threads: PositiveInt = 1
+    memory: PositiveInt | str | None = "auto"
+
+
+class SessionSettings(_Section):
+    """What a session does besides its recipe."""
+
+    weblog: bool = True
+    lock_timeout: PositiveFloat = 10
+
+
+class Settings(_Section):
+    """The whole configuration, validated."""
+
+    backend: Literal["auto", "dask", "serial"] = "auto"
+    dask: DaskSettings = Field(default_factory=DaskSettings)
+    clusters: dict[str, ClusterSettings] = Field(default_factory=dict)
+    worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    session: SessionSettings = Field(default_factory=SessionSettings)
+    casaconfig: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of the configuration and where it came from."""
+
+    key: Key
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The validated settings and the origin of each value; `ignored` are known keys that mean nothing here."""
+
+    settings: Settings
+    values: tuple[Value, ...]
+    ignored: tuple[Value, ...] = ()
+
+
+def load(
+    workdir: Path | None = None,
+    overrides: Iterable[str] = (),
+    environment: Mapping[str, str] | None = None,
+    home: Path | None = None,
+) -> Configuration:
+    """Read and merge every layer of the configuration.
+
+    Args:
+        workdir: the session's working folder, whose `config.yaml` wins over the user's.
+        overrides: texts such as `dask.n_workers=4`, as given to `--set`.
+        environment: the process's environment unless given.
+        home: the user's home folder unless given.
+
+    Raises:
+        ConfigError: naming the file, the line and the nearest valid key.
+    """
+    environment = os.environ if environment is None else environment
+    home = Path.home() if home is None else home
+    files = [PACKAGED, home / ".casa" / "config.yaml"]
+    if workdir is not None:
+        files.append(workdir / "config.yaml")
+    merged: dict[Key, Value] = {}
+    ignored: list[Value] = []
+    for path in files:
+        if path.is_file():
+            for value in _translated(_read(path), ignored):
+                _put(merged, value)
+    for name in sorted(environment):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            key = tuple(part.lower() for part in name[len(ENVIRONMENT_PREFIX) :].split("__"))
+            _put(merged, Value(key, _scalar(environment[name], name), f"environment {name}"))
+    for text in overrides:
+        name, equals, value_text = text.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"--set {text!r} is not KEY=VALUE", "write it as --set dask.n_workers=4")
+        key = tuple(name.strip().split("."))
+        _put(merged, Value(key, _scalar(value_text, f"--set {name}"), f"--set {text}"))
+    settings = _validated(merged)
+    return Configuration(settings, tuple(sorted(merged.values(), key=lambda value: value.key)), tuple(ignored))
+
+
+def _put(merged: dict[Key, Value], value: Value) -> None:
+    """Lay a value over what farther layers said of its key, of parts of it, and of what holds it."""
+    for key in [key for key in merged if key[: len(value.key)] == value.key or value.key[: len(key)] == key]:
+        # An empty mapping says nothing about the keys under it, so it overrides none of them.
+        if not (len(key) > len(value.key) and value.value == {}):
+            del merged[key]
+    if value.value == {} and any(key[: len(value.key)] == value.key for key in merged):
+        return
+    merged[value.key] = value
+
+
+def _scalar(text: str, name: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of {name} is not YAML: {text!r}", "put quotes around it") from error
+
+
+def _read(path: Path) -> list[Value]:
+    """All leaves of one YAML file, each with its line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}", "correct it, or start anew: surgeline config init") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", "make it readable, or remove it") from error
+    if root is None:
+        return []
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{path} is not a mapping of keys to values", "see `surgeline config init`")
+    return list(_leaves(root, (), path, yaml.SafeLoader(text)))
+
+
+def _leaves(node: yaml.Node, key: Key, path: Path, loader: yaml.SafeLoader) -> Iterable[Value]:
+    if isinstance(node, yaml.MappingNode) and node.value:
+        for name, child in node.value:
+            yield from _leaves(child, (*key, str(loader.construct_object(name))), path, loader)
+    else:
+        line = node.start_mark.line + 1
+        yield Value(key, loader.construct_object(node, deep=True), f"{path}:{line}")  # type: ignore[no-untyped-call]
+
+
+def _translated(values: list[Value], ignored: list[Value]) -> Iterable[Value]:
+    """Turn a CASA Pipeline's `pipeconfig` into this configuration's own keys; pass on all else."""
+    starts: list[Value] = []
+    for value in values:
+        if value.key[:1] != ("pipeconfig",):
+            yield value
+        elif value.key[1:3] == ("dask", "jobqueue") and len(value.key) > 4:
+            cluster = value.key[3]
+            if cluster in get_args(ClusterType):
+                yield Value(("clusters", cluster, "type"), cluster, value.origin)
+                yield Value(("clusters", *value.key[3:]), value.value, value.origin)
+            else:
+                ignored.append(value)
+        elif value.key[1:2] == ("dask",) and len(value.key) == 3:
+            target = _PIPELINE_DASK_KEYS.get(value.key[2])
+            if target is not None and value.value is not None:
+                yield Value(target, value.value, value.origin)
+                if value.key[2] == "clustertype":
+                    yield Value(("clusters", str(value.value), "type"), value.value, value.origin)
+            elif value.key[2] in ("autostart", "tier0futures"):
+                starts.append(value)
+            else:
+                if value.key[2] not in _PIPELINE_DASK_KEYS:
+                    raise ConfigError(
+                        f"{value.origin}: pipeconfig.dask has no key {value.key[2]!r}",
+                        nearest(value.key[2], _PIPELINE_DASK_KEYS),
+                    )
+                ignored.append(value)
+        else:
+            ignored.append(value)
+    if starts:
+        # Both have to be on for that pipeline to send its jobs to Dask.
+        refused = next((value for value in starts if not value.value), None)
+        asked = refused or starts[0]
+        yield Value(("backend",), "serial" if refused else "dask", asked.origin)
+
+
+def _validated(merged: dict[Key, Value]) -> Settings:
+    tree: dict[str, Any] = {}
+    for key, value in merged.items():
+        branch = tree
+        for part in key[:-1]:
+            branch = branch.setdefault(part, {})
+        branch[key[-1]] = value.value
+    _check_casaconfig(merged)
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        raise _explained(error, merged) from error
+    if settings.dask.cluster not in settings.clusters:
+        origin = merged[("dask", "cluster")].origin
+        raise ConfigError(
+            f"{origin}: dask.cluster is {settings.dask.cluster!r}, and there is no such cluster",
+            f"{nearest(settings.dask.cluster, settings.clusters)} (named clusters are made under `clusters:`)",
+        )
+    return settings
+
+
+def _explained(error: ValidationError, merged: dict[Key, Value]) -> ConfigError:
+    """Say the first of pydantic's complaints as origin, key, cause and way out."""
+    first = error.errors()[0]
+    key = tuple(str(part) for part in first["loc"])
+    origin = next((value.origin for known, value in merged.items() if known[: len(key)] == key), None)
+    while origin is None and key:
+        # A union's branch names come last in the location and are no keys of the file.
+        key = key[:-1]
+        origin = next((value.origin for known, value in merged.items() if known[: len(key)] == key), None)
+    name = ".".join(key)
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"{origin}: unknown key {name!r}", nearest(key[-1], _keys_of(key[:-1])))
+    if first["type"] == "missing":
+        missing = ".".join(str(part) for part in first["loc"])
+        return ConfigError(f"{origin}: {missing} is missing", "add it")
+    reasons = dict.fromkeys(part["msg"] for part in error.errors() if tuple(map(str, part["loc"]))[: len(key)] == key)
+    return ConfigError(f"{origin}: {name} = {first['input']!r}: " + "; or ".join(reasons), "correct the value")
+
+
+def _keys_of(section: Key) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in section:
+        annotation = model.model_fields[part].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return list(model.model_fields)
+
+
+def _check_casaconfig(merged: dict[Key, Value]) -> None:
+    given = [value for key, value in merged.items() if key[0] == "casaconfig" and len(key) > 1]
+    if not given:
+        return
+    valid = _casaconfig_keys()
+    for value in given:
+        if value.key[1] not in valid:
+            raise ConfigError(
+                f"{value.origin}: casaconfig has no key {value.key[1]!r}", nearest(value.key[1], valid)
+            )
+
+
+def _casaconfig_keys() -> set[str]:
+    """The keys that the installed casaconfig knows, read from its source: importing it would start CASA's own
+    configuration before this one is known."""
+    found = find_spec("casaconfig")
+    assert found is not None and found.submodule_search_locations
+    defaults = Path(found.submodule_search_locations[0]) / "private" / "config_defaults_static.py"
+    tree = ast.parse(defaults.read_text(encoding="utf-8"))
+    return {
+        target.id
+        for statement in tree.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name) and not target.id.startswith("_")
+    }
+
+
+def commented_template() -> str:
+    """A configuration file with every key and its explanation, all commented out."""
+    lines = PACKAGED.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line if line.startswith("#") or not line else f"# {line}" for line in lines) + "\n"

@@ -1,0 +1,78 @@
+"""What can go wrong, in the user's words: every error names the thing, the cause and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class SurgelineError(Exception):
+    """An error that the user can act on: what happened, and what to do about it."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, way_out: str = "") -> None:
+        super().__init__(message, way_out)
+        self.message = message
+        self.way_out = way_out
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.way_out}" if self.way_out else self.message
+
+
+class BadInput(SurgelineError):
+    """The command line, or an argument of a function, asks for what cannot be."""
+
+    exit_code = 2
+
+
+class ConfigError(SurgelineError):
+    """A configuration file, an environment variable or `--set` is wrong."""
+
+    exit_code = 3
+
+
+class RecipeError(SurgelineError):
+    """A recipe is wrong."""
+
+    exit_code = 4
+
+
+class DataError(SurgelineError):
+    """The observation, or a file that a stage needs, cannot be used."""
+
+    exit_code = 5
+
+
+class WorkfolderError(SurgelineError):
+    """The working folder cannot be written, is full, or belongs to another session."""
+
+    exit_code = 6
+
+
+class JobFailed(SurgelineError):
+    """A job, and so its stage, failed."""
+
+    exit_code = 7
+
+
+class ClusterError(SurgelineError):
+    """The workers could not be started, or were lost for good."""
+
+    exit_code = 8
+
+
+class Interrupted(SurgelineError):
+    """The session was told to stop by a signal."""
+
+    exit_code = 130
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Say which valid names come nearest to a wrong one, or all of them when none is near."""
+    names = sorted(valid)
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(found) for found in close) + "?"
+    return "it may be " + ", ".join(repr(found) for found in names)

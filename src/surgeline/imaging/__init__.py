@@ -1,0 +1,1 @@
+"""Imaging as graphs of jobs."""

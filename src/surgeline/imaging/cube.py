@@ -1,0 +1,219 @@
+"""A cube cleaned in parts of its channels, with the pixels that one tclean of the whole cube gives.
+
+tclean couples the channels of a cube in one thing only: when a minor cycle stops, which follows from the highest
+residual and the worst sidelobe of *all* channels. So each part is gridded and cleaned by jobs of its own, and
+between the cycles CASA's iteration control sees the records of all parts and gives each the same controls.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from surgeline.errors import BadInput
+from surgeline.imaging.cubeparts import (
+    Part,
+    Record,
+    begin_part,
+    finish_part,
+    join_parts,
+    major_cycle,
+    minor_cycle,
+    next_controls,
+    trimmed_name,
+)
+from surgeline.work.jobs import FunctionCall
+from surgeline.work.procedure import Procedure
+
+_STOPS = {
+    0: "not begun",
+    1: "iteration limit",
+    2: "threshold",
+    3: "forced",
+    4: "no change in peak residual",
+    5: "diverging: peak residual rose",
+    6: "diverging: peak residual rose above its minimum",
+    7: "empty mask",
+    8: "n-sigma threshold",
+    9: "limit of major cycles",
+}
+
+
+@dataclass(frozen=True)
+class CleanedCube:
+    """What came of a cube: tclean's arguments as they were in the end, and how cleaning ended."""
+
+    arguments: Mapping[str, Any]
+    noise: float
+    iterations: int
+    major_cycles: int
+    stop: str
+
+
+def clean_cube(
+    arguments: Mapping[str, Any], workers: int, threshold_sigma: float | None = None
+) -> Procedure[CleanedCube]:
+    """Image and clean a cube in parts, as many at once as there are workers.
+
+    The pixels do not depend on how many parts there are: they are those of `tclean(**arguments)`.
+
+    Args:
+        arguments: tclean's own, with `nchan`, and `start` as a channel number or with a unit.
+        threshold_sigma: clean down to so many times the noise of the dirty cube instead of to `threshold`.
+
+    Raises:
+        BadInput: an argument that couples channels in other ways than this knows.
+    """
+    check_arguments(arguments)
+    parts = cut_into_parts(arguments, workers)
+    begun = yield [
+        FunctionCall(begin_part, part).declare(
+            name=f"begin {_label(part)}",
+            reads=_vis(arguments),
+            writes=[f"{part.imagename}.{extension}" for extension in ("psf", "residual", "pb")],
+        )
+        for part in parts
+    ]
+    noise = statistics.median(sigma for _, planes in begun for sigma in planes)
+    if threshold_sigma is not None:
+        arguments = {**arguments, "threshold": f"{threshold_sigma * noise:.6g}Jy"}
+        parts = [
+            replace(part, arguments={**part.arguments, "threshold": arguments["threshold"]}) for part in parts
+        ]
+    history: list[tuple[str, list[Record]]] = [
+        ("begun", [records[turn] for records, _ in begun]) for turn in range(2)
+    ]
+    state: Record = {"stop": 0, "iterations": 0, "major_cycles": 0}
+    if int(arguments.get("niter", 0)) > 0:
+        state = yield from _cycles(arguments, parts, history)
+    yield [
+        FunctionCall(finish_part, part).declare(
+            name=f"restore {_label(part)}", writes=[trimmed_name(part.imagename, "image")]
+        )
+        for part in parts
+    ]
+    name = str(arguments["imagename"])
+    yield [
+        FunctionCall(join_parts, [part.imagename for part in parts], name).declare(
+            name=f"join {name.rpartition('/')[2]}", writes=[f"{name}.image"]
+        )
+    ]
+    return CleanedCube(
+        arguments, noise, state["iterations"], state["major_cycles"], _STOPS.get(state["stop"], str(state["stop"]))
+    )
+
+
+def _cycles(
+    arguments: Mapping[str, Any], parts: list[Part], history: list[tuple[str, list[Record]]]
+) -> Procedure[Record]:
+    """Minor and major cycles of all parts in step, until CASA's iteration control says that the cube is clean."""
+    name = str(arguments["imagename"]).rpartition("/")[2]
+    cycle = 0
+    while True:
+        (state,) = yield [
+            FunctionCall(next_controls, dict(arguments), list(history)).declare(name=f"control {name}")
+        ]
+        nothing_done = history[-2][0] == "executed" and not any(done["iterdone"] for done in history[-2][1])
+        if state["stop"] or nothing_done:
+            return dict(state)
+        cycle += 1
+        executed = yield [
+            FunctionCall(minor_cycle, part, cycle, state["controls"]).declare(
+                name=f"minor cycle {cycle} of {_label(part)}"
+            )
+            for part in parts
+        ]
+        residuals = yield [
+            FunctionCall(major_cycle, part).declare(
+                name=f"major cycle {cycle} of {_label(part)}", reads=_vis(arguments)
+            )
+            for part in parts
+        ]
+        history += [("executed", list(executed)), ("begun", list(residuals))]
+
+
+def cut_into_parts(arguments: Mapping[str, Any], workers: int) -> list[Part]:
+    """Cut a cube into channel ranges, one part a worker, each with the guard channels that it needs."""
+    channels = int(arguments["nchan"])
+    number = max(1, min(workers, channels // max(1, _guard_width(arguments))))
+    edges = [round(channels * part / number) for part in range(number + 1)]
+    digits = len(str(channels - 1))
+    names = [
+        f"{arguments['imagename']}.parts/{first:0{digits}d}-{last - 1:0{digits}d}"
+        for first, last in pairwise(edges)
+    ]
+    parts = []
+    for position, (first, last) in enumerate(pairwise(edges)):
+        before = _guard_width(arguments) if position > 0 else 0
+        after = _guard_width(arguments) if position < number - 1 else 0
+        own = {
+            **arguments,
+            "imagename": names[position],
+            "start": _start_of(arguments, first - before),
+            "nchan": last - first + before + after,
+        }
+        neighbours = (names[position - 1] if before else "", names[position + 1] if after else "")
+        parts.append(Part(own, (before, after), neighbours))
+    return parts
+
+
+def _guard_width(arguments: Mapping[str, Any]) -> int:
+    """How far the interpolation of visibilities reaches into a neighbouring part."""
+    return {"nearest": 0, "linear": 1}.get(str(arguments.get("interpolation", "linear")), 2)
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse what would not give tclean's own pixels.
+
+    Raises:
+        BadInput: naming the argument and what to do instead.
+    """
+    if int(arguments.get("nchan", -1)) < 1:
+        raise BadInput("a cube needs nchan, the number of its channels", "give nchan and start")
+    if arguments.get("restoringbeam") == "common":
+        raise BadInput(
+            "restoringbeam='common' needs the beams of all channels at once",
+            "leave it out, and smooth the cube to a common beam afterwards with imsmooth(kernel='commonbeam')",
+        )
+    if str(arguments.get("usemask", "user")).startswith("auto"):
+        raise BadInput(
+            "automasking keeps what it learnt of each channel from cycle to cycle inside one process",
+            "give a mask, or usemask='pb' with pbmask",
+        )
+    _start_of(arguments, 0)
+
+
+def _start_of(arguments: Mapping[str, Any], channel: int) -> int | str:
+    """Where a part begins that begins so many channels after the cube."""
+    start, width = arguments.get("start", 0), arguments.get("width", 1)
+    first, step = _quantity(start), _quantity(width)
+    if first is None or step is None:
+        raise BadInput(
+            f"start={start!r} and width={width!r} do not say where a part of the cube begins",
+            "give both as numbers of channels, or both in the same unit, such as '1440km/s' and '5km/s'",
+        )
+    if first[1] != step[1]:
+        raise BadInput(f"start={start!r} and width={width!r} are in different units", "give both in the same unit")
+    value = first[0] + channel * step[0]
+    return f"{value:.12g}{first[1]}" if first[1] else math.floor(value)
+
+
+def _quantity(value: Any) -> tuple[float, str] | None:
+    if isinstance(value, int | float):
+        return float(value), ""
+    match = re.fullmatch(r"\s*(-?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z/]*)\s*", str(value) or "0")
+    return (float(match[1]), match[2]) if match else None
+
+
+def _label(part: Part) -> str:
+    return part.imagename.rpartition("/")[2]
+
+
+def _vis(arguments: Mapping[str, Any]) -> list[str]:
+    vis = arguments["vis"]
+    return [vis] if isinstance(vis, str) else list(vis)

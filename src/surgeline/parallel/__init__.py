@@ -1,0 +1,1 @@
+"""How jobs travel: one backend for each way."""

@@ -1,0 +1,323 @@
+"""The Dask backend: start, use and stop a cluster."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import signal
+import tempfile
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import psutil
+
+from surgeline.clusters import local
+from surgeline.config import Configuration
+from surgeline.errors import ClusterError
+from surgeline.work.execution import execute_pickled
+from surgeline.work.jobs import Job
+from surgeline.work.outcome import Failure, Loss, Outcome
+from surgeline.work.taskqueue import Deliver
+
+# How long the news of how a worker died may take to follow the news that it did.
+_DEATH_NEWS_SECONDS = 3.0
+# Jobs known to be shorter than this travel several at a time, up to so much work in one bundle.
+_SHORT_JOB_SECONDS = 0.01
+_BUNDLE_SECONDS = 0.05
+_OUT_OF_MEMORY = "out of memory"
+
+
+@dataclass
+class _Pending:
+    """A job whose outcome has not been delivered yet."""
+
+    ticket: str
+    job: Job
+    pickled: bytes
+    deliver: Deliver
+    losses: list[Loss] = field(default_factory=list)
+    cancelled: bool = False
+
+
+@dataclass
+class _Bundle:
+    """The jobs that one Dask task runs: one, or several short ones."""
+
+    jobs: list[_Pending]
+    future: Any
+
+
+class DaskBackend:
+    """Runs jobs on the workers of a Dask cluster.
+
+    Jobs wait here, in the order added, and a worker is sent one only when it is free: so a worker's death is
+    blamed on the job that it ran, and on no other. A result leaves its worker as soon as it is there, and
+    nothing of it is held on the cluster. A job whose worker died is run again, as often as configured; then it
+    fails, and the failure says how the workers died.
+    """
+
+    name = "dask"
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        cluster_name: str,
+        folder: Path,
+        logs: Path,
+        lost: Callable[[str, Loss], None] | None = None,
+    ) -> None:
+        """Start a cluster and connect to it.
+
+        Args:
+            configuration: the whole configuration.
+            cluster_name: which of its named clusters.
+            folder: the current directory of jobs.
+            logs: where workers write their logs.
+            lost: called with a job's name and its Loss when a worker dies running it.
+
+        Raises:
+            ClusterError: the cluster's type cannot be started, or no worker came in time.
+        """
+        from distributed import Client
+
+        from surgeline.parallel.workerprocess import EXIT_TOPIC, CasaWorker, TellingNanny
+
+        settings = configuration.settings
+        kind = settings.clusters[cluster_name].type
+        if kind != "local":
+            raise ClusterError(
+                f"cluster {cluster_name!r} is of type {kind!r}, and this version starts local clusters only",
+                "name a cluster of `type: local`, or leave `cluster:` out",
+            )
+        asked = local.plan(configuration, cluster_name)
+        self.workers = asked.workers
+        self._memory = asked.memory
+        self._retries = settings.dask.retries
+        self._lost = lost
+        self._lock = threading.RLock()
+        self._waiting: deque[_Pending] = deque()
+        self._sent: dict[str, _Bundle] = {}
+        self._mean_seconds: dict[str, float] = {}
+        self._done: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._deaths: dict[str, str] = {}
+        self._death_news = threading.Condition()
+        self._scratch = tempfile.TemporaryDirectory(prefix="surgeline-", ignore_cleanup_errors=True)
+        logs.mkdir(parents=True, exist_ok=True)
+        # Dask's own log is for those who debug Dask; what matters of it is told in outcomes.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
+        self._cluster = local.start(asked, TellingNanny, Path(self._scratch.name))
+        try:
+            self._client = Client(self._cluster, set_as_default=False)
+            self._client.register_plugin(CasaWorker(folder, logs, dict(settings.casaconfig)))
+            self._client.subscribe_topic(EXIT_TOPIC, self._hear_of_exit)
+            self._client.subscribe_topic("worker-restart-memory", self._hear_of_memory)
+            self._client.wait_for_workers(1, timeout=settings.dask.start_timeout)
+        except TimeoutError as error:
+            self._cluster.close()
+            raise ClusterError(
+                f"no worker of cluster {cluster_name!r} came within {settings.dask.start_timeout:g} s",
+                f"see {logs}; on a busy machine raise dask.start_timeout",
+            ) from error
+        self._collector = threading.Thread(target=self._collect, name="collect-results", daemon=True)
+        self._collector.start()
+
+    def submit(self, job: Job, deliver: Deliver) -> str:
+        """Queue a job for the cluster.
+
+        Raises:
+            ClusterError: the job cannot be pickled.
+        """
+        try:
+            pickled = cloudpickle.dumps(job)
+        except Exception as error:
+            raise ClusterError(
+                f"{job.declared.name} cannot travel to a worker: {error}",
+                "its function and arguments have to pickle; open files, locks and tools inside the job instead",
+            ) from error
+        ticket = uuid.uuid4().hex
+        with self._lock:
+            self._waiting.append(_Pending(ticket, job, pickled, deliver))
+            self._feed()
+        return ticket
+
+    def running(self, ticket: str) -> bool:
+        """Whether a worker has been given the job."""
+        with self._lock:
+            return any(pending.ticket == ticket for bundle in self._sent.values() for pending in bundle.jobs)
+
+    def cancel(self, tickets: Iterable[str]) -> None:
+        """Stop jobs; a worker that runs one of them is replaced, since CASA cannot be interrupted."""
+        named = set(tickets)
+        with self._lock:
+            dropped = [pending for pending in self._waiting if pending.ticket in named]
+            self._waiting = deque(pending for pending in self._waiting if pending.ticket not in named)
+            stopped = {
+                key: bundle
+                for key, bundle in self._sent.items()
+                if any(pending.ticket in named for pending in bundle.jobs)
+            }
+            for bundle in stopped.values():
+                for pending in bundle.jobs:
+                    pending.cancelled = pending.ticket in named
+        for pending in dropped:
+            self._deliver_failure(pending, Failure("cancelled", "it was cancelled before it began"))
+        busy = [address for address, keys in self._client.processing().items() if not stopped.keys().isdisjoint(keys)]
+        self._client.cancel([bundle.future for bundle in stopped.values()], force=True)
+        if busy:
+            with suppress(TimeoutError, KeyError):
+                self._client.restart_workers(busy, timeout=30, raise_for_error=False)
+
+    def close(self) -> None:
+        """Stop the cluster. A process that does not end by itself is killed; none is left behind."""
+        workers = [child for child in psutil.Process().children(recursive=True) if _is_worker(child)]
+        self._done.put(None)
+        self._collector.join(timeout=30)
+        with suppress(TimeoutError, OSError):
+            self._client.close(timeout=5)
+        with suppress(TimeoutError, OSError):
+            self._cluster.close(timeout=20)
+        _, alive = psutil.wait_procs(workers, timeout=2)
+        for child in alive:
+            with suppress(psutil.Error):
+                child.kill()
+        self._scratch.cleanup()
+
+    def _feed(self) -> None:
+        """Send waiting jobs to free workers; called with the lock held."""
+        while self._waiting and len(self._sent) < self.workers:
+            jobs = self._next_bundle()
+            key = f"{jobs[0].job.declared.name}-{uuid.uuid4().hex}"
+            # pure=False: jobs have side effects, so equal ones are not the same one.
+            future = self._client.submit(_run_on_worker, [job.pickled for job in jobs], key=key, pure=False)
+            self._sent[key] = _Bundle(jobs, future)
+            future.add_done_callback(lambda done: self._done.put(done.key))
+
+    def _next_bundle(self) -> list[_Pending]:
+        jobs = [self._waiting.popleft()]
+        name = jobs[0].job.declared.name
+        seconds = self._mean_seconds.get(name, _SHORT_JOB_SECONDS)
+        if seconds < _SHORT_JOB_SECONDS and not jobs[0].losses:
+            fair_share = len(self._waiting) // (2 * self.workers)
+            most = min(fair_share, int(_BUNDLE_SECONDS / max(seconds, 1e-4)))
+            while len(jobs) < most and self._waiting[0].job.declared.name == name and not self._waiting[0].losses:
+                jobs.append(self._waiting.popleft())
+        return jobs
+
+    # The next two are called from Dask's event loop: they must not wait for Dask.
+
+    def _hear_of_exit(self, event: tuple[float, Any]) -> None:
+        message = event[1]
+        with self._death_news:
+            self._deaths.setdefault(message["worker"], _described(message["exitcode"]))
+            self._death_news.notify_all()
+
+    def _hear_of_memory(self, event: tuple[float, Any]) -> None:
+        message = event[1]
+        limit = f" of the {self._memory / 1e9:.2f} GB that it may use" if self._memory else ""
+        with self._death_news:
+            self._deaths[message["worker"]] = f"{_OUT_OF_MEMORY}: it used {message['rss'] / 1e9:.2f} GB{limit}"
+            self._death_news.notify_all()
+
+    # What follows runs in the collector's thread.
+
+    def _collect(self) -> None:
+        """Deliver the outcomes of each bundle that ends, until the backend is closed."""
+        while (key := self._done.get()) is not None:
+            with self._lock:
+                bundle = self._sent.pop(key)
+                self._feed()
+            self._collect_bundle(bundle)
+        with self._lock:
+            left = [*self._waiting, *(pending for bundle in self._sent.values() for pending in bundle.jobs)]
+            self._waiting.clear()
+            self._sent.clear()
+        for pending in left:
+            self._deliver_failure(pending, Failure("cancelled", "the cluster was stopped before it ended"))
+
+    def _collect_bundle(self, bundle: _Bundle) -> None:
+        from distributed import KilledWorker
+
+        try:
+            results = bundle.future.result()
+        except KilledWorker as error:
+            self._after_death(bundle, error.last_worker.address)
+        # Cancelled, or unpicklable by the worker's Python: whatever it is, it is these jobs' outcome.
+        except Exception as error:  # noqa: BLE001
+            for pending in bundle.jobs:
+                self._deliver_failure(pending, Failure("exception", f"it could not be run: {error!r}"))
+        else:
+            for pending, result in zip(bundle.jobs, results, strict=True):
+                outcome: Outcome = replace(cloudpickle.loads(result), losses=tuple(pending.losses))
+                name = pending.job.declared.name
+                seconds = outcome.ended - outcome.started
+                self._mean_seconds[name] = 0.5 * (self._mean_seconds.get(name, seconds) + seconds)
+                pending.deliver(outcome)
+        bundle.future.release()
+
+    def _after_death(self, bundle: _Bundle, worker: str) -> None:
+        """Run a dead worker's jobs again, or fail those that were retried often enough."""
+        how = self._how_it_died(worker)
+        again = []
+        for pending in bundle.jobs:
+            if pending.cancelled:
+                self._deliver_failure(pending, Failure("cancelled", "it was cancelled"))
+                continue
+            loss = Loss(worker, how, time.time())
+            pending.losses.append(loss)
+            if self._lost is not None:
+                self._lost(pending.job.declared.name, loss)
+            if len(pending.losses) > self._retries:
+                kind = _OUT_OF_MEMORY if how.startswith(_OUT_OF_MEMORY) else "worker died"
+                number = len(pending.losses)
+                which = f"{number} workers died running it, the last one: " if number > 1 else "its worker died: "
+                self._deliver_failure(pending, Failure(kind, which + how))
+            else:
+                again.append(pending)
+        with self._lock:
+            self._waiting.extendleft(reversed(again))
+            self._feed()
+
+    def _how_it_died(self, worker: str) -> str:
+        with self._death_news:
+            self._death_news.wait_for(lambda: worker in self._deaths, timeout=_DEATH_NEWS_SECONDS)
+            return self._deaths.get(worker, "its connection broke")
+
+    def _deliver_failure(self, pending: _Pending, failure: Failure) -> None:
+        if pending.cancelled:
+            failure = Failure("cancelled", "it was cancelled")
+        now = time.time()
+        losses = tuple(pending.losses)
+        job = pending.job
+        pending.deliver(
+            Outcome(job.declared.name, str(job), failure=failure, started=now, ended=now, losses=losses)
+        )
+
+
+def _run_on_worker(pickled_jobs: list[bytes]) -> list[bytes]:
+    from distributed import get_worker
+
+    name = f"worker-{get_worker().name}"
+    return [execute_pickled(pickled, name) for pickled in pickled_jobs]
+
+
+def _described(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "its process ended"
+    if exitcode >= 0:
+        return f"its process ended with exit code {exitcode}"
+    return f"killed by signal {-exitcode} ({signal.Signals(-exitcode).name})"
+
+
+def _is_worker(child: psutil.Process) -> bool:
+    """Whether a child process is one of Dask's, rather than something that the caller started."""
+    with suppress(psutil.Error):
+        return "spawn_main" in " ".join(child.cmdline())
+    return False

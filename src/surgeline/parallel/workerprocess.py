@@ -1,0 +1,54 @@
+"""What runs in and beside each Dask worker: its setting-up for CASA, and the nanny that tells how it died.
+
+Imported only where Dask already is: by the Dask layer and by its workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from distributed import Nanny, Status, Worker, WorkerPlugin
+
+from surgeline.paths import casa_log, safe_name
+from surgeline.work.casaprocess import CasaProcess
+
+EXIT_TOPIC = "surgeline-worker-exit"
+
+
+class TellingNanny(Nanny):  # type: ignore[misc]
+    """A nanny that tells the scheduler's listeners with which exit code its worker process ended."""
+
+    def _on_worker_exit_sync(self, exitcode: int | None) -> None:
+        # A worker that ends because it was told to is no news.
+        if self.status == Status.running:
+            self.log_event(EXIT_TOPIC, {"worker": self.worker_address, "exitcode": exitcode})
+        super()._on_worker_exit_sync(exitcode)
+
+
+@dataclass
+class CasaWorker(WorkerPlugin):  # type: ignore[misc]
+    """Sets a worker process up for CASA: its own log file, a fixed working folder, offline data."""
+
+    folder: Path
+    logs: Path
+    casaconfig: Mapping[str, Any]
+    name = "surgeline-casa-worker"
+
+    def setup(self, worker: Worker) -> None:
+        """Called by Dask in each worker process before it is given a job, and in each that replaces one."""
+        name = f"worker-{worker.name}"
+        process = CasaProcess(self.folder, casa_log(self.logs, name), self.casaconfig)
+        process.prepare()
+        # What a job prints would otherwise garble the session's own display.
+        output = (self.logs / f"{safe_name(name)}.out").open("ab")
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        output.close()
+        os.chdir(self.folder)
+        # Once, and before any job: two threads that import parts of casatasks at once lock each other out.
+        import_module("casatasks")

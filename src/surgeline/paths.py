@@ -1,0 +1,123 @@
+"""Every file name that a session makes, formed here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SessionPaths:
+    """The layout of one session's working folder.
+
+    Jobs run with the working folder as their current directory, so what they are given are the *relative*
+    names that the methods below return; the properties are absolute, for the session itself.
+    """
+
+    workdir: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.workdir / "session.lock"
+
+    @property
+    def recipe(self) -> Path:
+        return self.workdir / "recipe.yaml"
+
+    @property
+    def context(self) -> Path:
+        return self.workdir / "context.db"
+
+    @property
+    def record(self) -> Path:
+        return self.workdir / "run.json"
+
+    @property
+    def config(self) -> Path:
+        return self.workdir / "config.yaml"
+
+    @property
+    def logs(self) -> Path:
+        return self.workdir / "logs"
+
+    @property
+    def session_log(self) -> Path:
+        return self.logs / "surgeline.log"
+
+    @property
+    def products(self) -> Path:
+        return self.workdir / "products"
+
+    @property
+    def manifest(self) -> Path:
+        return self.products / "manifest.json"
+
+    @property
+    def weblog(self) -> Path:
+        return self.workdir / "weblog" / "index.html"
+
+    @property
+    def script(self) -> Path:
+        return self.workdir / "weblog" / "commands.py"
+
+    def make(self) -> None:
+        """Create the folders that stages write to."""
+        for name in ("data", "calibration", "images", "products", "pictures", "logs", "weblog"):
+            (self.workdir / name).mkdir(parents=True, exist_ok=True)
+
+
+def casa_log(folder: Path, worker: str) -> Path:
+    """The CASA log file of one worker process."""
+    return folder / f"casa-{safe_name(worker)}.log"
+
+
+def dataset(name: str) -> str:
+    """A MeasurementSet of the session, relative to the working folder."""
+    return f"data/{name}"
+
+
+def caltable(stage: str, vis: str, kind: str) -> str:
+    """A calibration table, named by its MS, the stage that made it and its kind (B, G, ...)."""
+    return f"calibration/{Path(vis).stem}.{safe_name(stage)}.{kind}"
+
+
+def image(name: str) -> str:
+    """The stem of an image's products, as tclean's `imagename`."""
+    return f"images/{name}"
+
+
+def product(name: str) -> str:
+    """A file for people."""
+    return f"products/{name}"
+
+
+def picture(name: str) -> str:
+    """A plot or picture for the weblog."""
+    return f"pictures/{safe_name(name)}.png"
+
+
+def safe_name(text: str) -> str:
+    """A file name that any file system and CASA accept, from any text (a field's name, say)."""
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", text).strip("_.") or "unnamed"
+
+
+def partial(path: str | Path) -> Path:
+    """The name that a file or table has while it is being written, beside the final one."""
+    final = Path(path)
+    return final.with_name(f"{final.name}.partial")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that appears under its name only once it is complete: write, then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

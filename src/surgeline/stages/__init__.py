@@ -1,0 +1,1 @@
+"""The standard CASA stages, one file each, heuristics beside their jobs."""

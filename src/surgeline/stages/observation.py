@@ -1,0 +1,160 @@
+"""Read what a MeasurementSet holds. `read_observation` runs on a worker."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from surgeline.context.records import Antenna, Field, Observation, Scan, SpectralWindow
+
+_MJD_OF_UNIX_EPOCH = 40587.0 * 86400.0
+_UV_SAMPLES = 2000
+
+
+def unix_time(modified_julian_seconds: float) -> float:
+    """Unix time from the seconds since MJD 0 that MeasurementSets use."""
+    return float(modified_julian_seconds) - _MJD_OF_UNIX_EPOCH
+
+
+def read_observation(vis: str, origin: str) -> Observation:
+    """Read the metadata of an MS: fields, spectral windows, scans, antennas, longest baseline, uv samples."""
+    from casatools import msmetadata, table
+
+    metadata = msmetadata()
+    with closing(metadata):
+        metadata.open(vis)
+        fields = _fields(metadata)
+        windows = _spectral_windows(metadata, vis)
+        scans = _scans(metadata)
+        antennas = _antennas(metadata)
+        names = metadata.observatorynames()
+        observers = metadata.observers()
+        projects = metadata.projects()
+        rows = int(metadata.nrows())
+        begin, end = metadata.timerangeforobs(0)["begin"], metadata.timerangeforobs(0)["end"]
+    main = table()
+    with closing(main):
+        main.open(vis)
+        # A regular sample of rows is enough for a picture of the uv coverage and for its extent.
+        step = max(1, rows // 20000)
+        uvw = main.getcol("UVW", 0, -1, step)
+    longest = float((uvw[0] ** 2 + uvw[1] ** 2).max() ** 0.5) if rows else 0.0
+    thin = max(1, uvw.shape[1] // _UV_SAMPLES)
+    samples = tuple((round(float(u), 1), round(float(v), 1)) for u, v in uvw[:2, ::thin].T)
+    return Observation(
+        vis=vis,
+        origin=origin,
+        telescope=names[0] if names else "unknown",
+        observer=observers[0] if observers else "",
+        project=projects[0] if projects else "",
+        start=min((scan.start for scan in scans), default=unix_time(begin["m0"]["value"] * 86400.0)),
+        end=max((scan.end for scan in scans), default=unix_time(end["m0"]["value"] * 86400.0)),
+        rows=rows,
+        size=sum(path.stat().st_size for path in Path(vis).rglob("*") if path.is_file()),
+        fields=fields,
+        spectral_windows=windows,
+        scans=scans,
+        antennas=antennas,
+        longest_baseline=longest,
+        uv_samples=samples,
+    )
+
+
+def _fields(metadata: Any) -> tuple[Field, ...]:
+    from casatools import measures
+
+    with closing(_Measures(measures())) as converter:
+        found = []
+        for number in metadata.fieldsforname(""):
+            centre = converter.tool.measure(metadata.phasecenter(int(number)), "J2000")
+            found.append(
+                Field(
+                    id=int(number),
+                    name=metadata.namesforfields(int(number))[0],
+                    ra=math.degrees(centre["m0"]["value"]) % 360.0,
+                    dec=math.degrees(centre["m1"]["value"]),
+                    intents=tuple(sorted(metadata.intentsforfield(int(number)))),
+                    rows=0,
+                )
+            )
+    return tuple(found)
+
+
+class _Measures:
+    """Gives the measures tool the `close` that other tools have."""
+
+    def __init__(self, tool: Any) -> None:
+        self.tool = tool
+
+    def close(self) -> None:
+        self.tool.done()
+
+
+def _spectral_windows(metadata: Any, vis: str) -> tuple[SpectralWindow, ...]:
+    from casatools import ms
+
+    # Windows that no scan used (channel averages, pointing) have no part in a reduction.
+    used = {int(spw) for scan in metadata.scannumbers() for spw in metadata.spwsforscan(int(scan))}
+    names = metadata.namesforspws()
+    correlations = _correlations(ms(), vis)
+    found = []
+    for spw in sorted(used):
+        frequencies = metadata.chanfreqs(spw)
+        widths = metadata.chanwidths(spw)
+        found.append(
+            SpectralWindow(
+                id=spw,
+                name=str(names[spw]),
+                channels=len(frequencies),
+                reference_frequency=float(frequencies[len(frequencies) // 2]),
+                channel_width=float(widths[0]),
+                bandwidth=float(abs(widths).sum()),
+                correlations=correlations,
+            )
+        )
+    return tuple(found)
+
+
+def _correlations(tool: Any, vis: str) -> tuple[str, ...]:
+    with closing(tool):
+        tool.open(vis)
+        tool.selectinit(reset=True)
+        return tuple(str(name) for name in tool.range(["corr_names"])["corr_names"].ravel())
+
+
+def _scans(metadata: Any) -> tuple[Scan, ...]:
+    found = []
+    for number in metadata.scannumbers():
+        scan = int(number)
+        times = metadata.timesforscan(scan)
+        found.append(
+            Scan(
+                number=scan,
+                fields=tuple(int(field) for field in metadata.fieldsforscan(scan)),
+                spectral_windows=tuple(int(spw) for spw in metadata.spwsforscan(scan)),
+                start=unix_time(times.min()),
+                end=unix_time(times.max()),
+                intents=tuple(sorted(metadata.intentsforscan(scan))),
+            )
+        )
+    return tuple(found)
+
+
+def _antennas(metadata: Any) -> tuple[Antenna, ...]:
+    found = []
+    for number in metadata.antennaids():
+        antenna = int(number)
+        offset = metadata.antennaoffset(antenna)
+        found.append(
+            Antenna(
+                id=antenna,
+                name=metadata.antennanames(antenna)[0],
+                station=metadata.antennastations(antenna)[0],
+                east=float(offset["longitude offset"]["value"]),
+                north=float(offset["latitude offset"]["value"]),
+                diameter=float(metadata.antennadiameter(antenna)["value"]),
+            )
+        )
+    return tuple(found)

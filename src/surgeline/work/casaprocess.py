@@ -1,0 +1,109 @@
+"""Set a process up for CASA: its configuration before the first import, its log file, folder and threads."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+# Only libraries that read these when they are first loaded heed them, so they belong into a child's environment.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class CasaProcess:
+    """How one process runs CASA.
+
+    Attributes:
+        folder: the current directory of jobs.
+        log_file: where this process's CASA log goes.
+        casaconfig: further settings for casaconfig; they win over the offline defaults.
+    """
+
+    folder: Path
+    log_file: Path
+    casaconfig: Mapping[str, Any] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """Configure CASA in this process; call it before CASA is first imported.
+
+        A process that has CASA already keeps its configuration and only changes its log file.
+        """
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        if "casatools" in sys.modules:
+            import_module("casatasks").casalog.setlogfile(str(self.log_file))
+            return
+        # casatools bundles older libraries of the same names: Python's own have to be loaded first.
+        import_module("sqlite3")
+        import_module("ssl")
+        settings = _casaconfig_module()
+        data = import_module("casadata").datapath
+        offline: dict[str, Any] = {
+            "datapath": [data],
+            "measurespath": data,
+            "measures_auto_update": False,
+            "data_auto_update": False,
+            "nogui": True,
+            "agg": True,
+            "log2term": False,
+        }
+        for name, value in {**offline, **self.casaconfig, "logfile": str(self.log_file)}.items():
+            setattr(settings, name, value)
+
+
+def _casaconfig_module() -> Any:
+    # casaconfig parses the command line of the process when it is imported, and this one is not meant for it.
+    arguments, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        return import_module("casaconfig.config")
+    finally:
+        sys.argv = arguments
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """The environment variables that hold a child process to so many threads."""
+    return {name: str(threads) for name in THREAD_VARIABLES}
+
+
+def current_log_file() -> Path | None:
+    """The CASA log file of this process, or None where CASA has not been imported."""
+    if "casatasks" not in sys.modules:
+        return None
+    log = getattr(sys.modules["casatasks"], "casalog", None)
+    return Path(log.logfile()) if log is not None else None
+
+
+_COMMAND = re.compile(r"\t(\w+)::::casa\t(\1\( .* \))$")
+# What every run says of the leap-second table of casadata, whatever the task, and that nobody can act on.
+_LEAP_SECONDS = ("Leap second table TAI_UTC", "Until the table is updated", "times and coordinates derived from UTC")
+
+
+def read_log(path: Path | None, offset: int) -> tuple[list[str], list[str]]:
+    """Read what CASA logged since `offset`: the lines that matter, and the task calls among them.
+
+    Returns:
+        the lines of priority WARN and SEVERE and those that begin or end a task; and the calls, as logged.
+    """
+    if path is None or not path.exists():
+        return [], []
+    with path.open("rb") as handle:
+        handle.seek(offset)
+        lines = handle.read().decode("utf-8", errors="replace").splitlines()
+    commands = [match[2] for line in lines if (match := _COMMAND.search(line))]
+    kept = [
+        line
+        for line in lines
+        if ("\tWARN\t" in line or "\tSEVERE\t" in line or "Begin Task" in line or "End Task" in line)
+        and not any(text in line for text in _LEAP_SECONDS)
+    ]
+    return kept, commands
+
+
+def log_size(path: Path | None) -> int:
+    """Where a later `read_log` has to begin."""
+    return path.stat().st_size if path is not None and path.exists() else 0
+

@@ -1,0 +1,125 @@
+"""Run one job in this process and say what came of it. Every backend's workers end up here."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import cloudpickle
+import psutil
+
+from surgeline.work.casaprocess import current_log_file, log_size, read_log
+from surgeline.work.jobs import Job, JobRequest
+from surgeline.work.locks import wait_until_unlocked
+from surgeline.work.outcome import Failure, Outcome
+
+_LOCK_TIMEOUT = 10.0
+
+
+def execute(job: Job, worker: str) -> Outcome:
+    """Run a job in this process; whatever it raises becomes a Failure in its Outcome.
+
+    What an interrupted attempt left of the files that the job writes is removed first, and a file that it says
+    it writes and does not is a failure. `sys.exit` in a job ends the job, not the worker.
+    """
+    log_file = current_log_file()
+    offset = log_size(log_file)
+    started = time.time()
+    cpu = _cpu_seconds()
+    _reset_peak_memory()
+    value = failure = None
+    try:
+        _make_ready(job)
+        value = job.run()
+        failure = _reported_failure(job, value)
+    except SystemExit as stop:
+        failure = Failure("exit", f"the job called sys.exit({stop.code!r})", traceback.format_exc())
+    except Exception as error:  # noqa: BLE001 - whatever a job raises is its outcome
+        cause = str(error) if hasattr(error, "way_out") else f"{type(error).__name__}: {error}"
+        failure = Failure("exception", cause, traceback.format_exc())
+    # A job may be the first in its process to import CASA.
+    lines, commands = read_log(current_log_file(), offset if log_file else 0)
+    return Outcome(
+        job=job.declared.name,
+        call=str(job),
+        value=None if failure else value,
+        failure=failure,
+        started=started,
+        ended=time.time(),
+        host=socket.gethostname(),
+        worker=worker,
+        process=os.getpid(),
+        peak_memory=_peak_memory(),
+        cpu_seconds=_cpu_seconds() - cpu,
+        commands=tuple(commands),
+        log=tuple(lines),
+    )
+
+
+def execute_pickled(pickled_job: bytes, worker: str) -> bytes:
+    """Run a pickled job and pickle its Outcome; a value that cannot be pickled is a failure of that job."""
+    outcome = execute(cloudpickle.loads(pickled_job), worker)
+    try:
+        return cloudpickle.dumps(outcome)
+    except Exception as error:  # noqa: BLE001 - pickling runs code of the value's own
+        message = f"its value, a {type(outcome.value).__name__}, cannot be pickled: {error}"
+        return cloudpickle.dumps(
+            replace(outcome, value=None, failure=Failure("unpicklable", message, traceback.format_exc()))
+        )
+
+
+def _make_ready(job: Job) -> None:
+    for path in map(Path, (*job.declared.reads, *job.declared.changes)):
+        if (path / "table.lock").exists():
+            wait_until_unlocked(path, _LOCK_TIMEOUT)
+    for path in map(Path, job.declared.writes):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _reported_failure(job: Job, value: object) -> Failure | None:
+    """A failure that was told otherwise than by raising: False from a task, or a file that was not written."""
+    if isinstance(job, JobRequest) and value is False:
+        return Failure("reported", f"{job.task} returned False{_last_severe_line()}")
+    missing = [path for path in job.declared.writes if not Path(path).exists()]
+    if missing:
+        return Failure("reported", f"it ended without writing {', '.join(missing)}{_last_severe_line()}")
+    return None
+
+
+def _last_severe_line() -> str:
+    lines, _ = read_log(current_log_file(), 0)
+    severe = [line for line in lines if "\tSEVERE\t" in line]
+    return f"; CASA's log says: {severe[-1].split(chr(9))[-1].strip()}" if severe else ""
+
+
+def _cpu_seconds() -> float:
+    mine, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return mine.ru_utime + mine.ru_stime + children.ru_utime + children.ru_stime
+
+
+def _reset_peak_memory() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        # Not Linux, or not allowed: the peak is then that of the process since it began.
+        return
+
+
+def _peak_memory() -> int:
+    """The largest resident size of this process since the last reset, in bytes."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        return int(psutil.Process().memory_info().rss)
+    return 0

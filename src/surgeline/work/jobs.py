@@ -1,0 +1,217 @@
+"""One unit of work that can travel: a function call, a casatasks call, or a task of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+from surgeline.errors import BadInput
+from surgeline.work.casasignature import signature
+from surgeline.work.resources import Resources
+
+_READ_ARGUMENTS = ("vis", "gaintable", "imagename", "fitsfile", "fitsimage", "asdm")
+_WRITTEN_ARGUMENTS = ("outputvis", "caltable", "fluxtable", "outfile")
+# Tasks that change the MeasurementSet that they are given.
+_CHANGES_VIS = frozenset({"applycal", "clearcal", "delmod", "fixvis", "flagdata", "flagmanager", "ft", "initweights",
+                          "setjy", "statwt"})  # fmt: skip
+# Tasks whose `vis` or `imagename` is what they make.
+_WRITES_VIS = frozenset({"importuvfits", "importasdm", "importatca", "importmiriad", "importvla"})
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a job says that it needs.
+
+    Attributes:
+        name: what the job is called in progress, logs and errors.
+        resources: cores, memory, GPUs, walltime.
+        reads: files that it only reads.
+        writes: files that it makes whole; what an interrupted attempt left of them is removed before another.
+        changes: files that it changes in place.
+    """
+
+    name: str
+    resources: Resources = field(default_factory=Resources)
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+
+
+class Job:
+    """What the three kinds of job have in common."""
+
+    declared: Declaration
+
+    def run(self) -> Any:
+        """Do the work in this process and return its value."""
+        raise AssertionError("each kind of job says how it runs")
+
+    def _content(self) -> tuple[Any, ...]:
+        raise AssertionError("each kind of job says what it consists of")
+
+    def content_hash(self) -> str:
+        """The same for two jobs that do the same; arguments may be anything that Dask can identify."""
+        from dask.tokenize import tokenize
+
+        return str(tokenize(type(self).__name__, *self._content()))
+
+    def declare(
+        self,
+        name: str | None = None,
+        resources: Resources | None = None,
+        reads: Iterable[str] | None = None,
+        writes: Iterable[str] | None = None,
+        changes: Iterable[str] | None = None,
+    ) -> Self:
+        """A copy of the job that says more of what it needs."""
+        old = self.declared
+        declared = Declaration(
+            name=old.name if name is None else name,
+            resources=old.resources if resources is None else resources,
+            reads=old.reads if reads is None else tuple(reads),
+            writes=old.writes if writes is None else tuple(writes),
+            changes=old.changes if changes is None else tuple(changes),
+        )
+        declaring = copy(self)
+        object.__setattr__(declaring, "declared", declared)
+        return declaring
+
+
+@dataclass(frozen=True, init=False)
+class FunctionCall(Job):
+    """A call of any picklable function: `FunctionCall(function, *arguments, **keywords)`."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    declared: Declaration
+
+    def __init__(
+        self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any
+    ) -> None:
+        if not callable(function):
+            raise BadInput(f"{function!r} cannot be called", "give FunctionCall a function and then its arguments")
+        object.__setattr__(self, "function", function)
+        object.__setattr__(self, "arguments", arguments)
+        object.__setattr__(self, "keywords", dict(keywords))
+        object.__setattr__(self, "declared", Declaration(_name_of(function)))
+
+    def _content(self) -> tuple[Any, ...]:
+        return (self.function, self.arguments, sorted(self.keywords.items()))
+
+    def run(self) -> Any:
+        return self.function(*self.arguments, **self.keywords)
+
+    def __str__(self) -> str:
+        return _as_call(_name_of(self.function), self.arguments, self.keywords)
+
+
+@dataclass(frozen=True)
+class JobRequest(Job):
+    """One call of a casatasks task; names and types of its arguments are checked when it is made.
+
+    Raises:
+        BadInput: the task or an argument does not exist, or a value has a type that the task does not take.
+    """
+
+    task: str
+    arguments: Mapping[str, Any]
+    declared: Declaration = None  # type: ignore[assignment]  # made from the arguments below
+
+    def __post_init__(self) -> None:
+        arguments = {name: _plain(value) for name, value in self.arguments.items()}
+        signature(self.task).check(arguments)
+        object.__setattr__(self, "arguments", arguments)
+        if self.declared is None:
+            object.__setattr__(self, "declared", self._declaration())
+
+    def _declaration(self) -> Declaration:
+        def named(names: Iterable[str]) -> tuple[str, ...]:
+            values = (self.arguments.get(name) for name in names)
+            return tuple(
+                item
+                for value in values
+                for item in (value if isinstance(value, list) else [value])
+                if isinstance(item, str) and item
+            )
+
+        vis = named(("vis",))
+        reads = named(name for name in _READ_ARGUMENTS if name != "vis")
+        writes = named(_WRITTEN_ARGUMENTS)
+        if self.task in _WRITES_VIS:
+            return Declaration(self.task, reads=reads, writes=writes + vis)
+        if self.task in _CHANGES_VIS:
+            return Declaration(self.task, reads=reads, writes=writes, changes=vis)
+        if self.task == "tclean":
+            # Its `imagename` is a stem of many products; who plans an image declares them.
+            reads = ()
+        return Declaration(self.task, reads=reads + vis, writes=writes)
+
+    def _content(self) -> tuple[Any, ...]:
+        return (self.task, sorted(self.arguments.items()))
+
+    def run(self) -> Any:
+        return getattr(import_module("casatasks"), self.task)(**self.arguments)
+
+    def __str__(self) -> str:
+        return _as_call(self.task, (), self.arguments)
+
+
+@dataclass(frozen=True)
+class PipelineTask(Job):
+    """A task of a pipeline framework: `cls(cls.Inputs(context, **arguments)).execute()`.
+
+    `context` is whatever the task's `Inputs` take first, and has to pickle.
+    """
+
+    cls: type[Any]
+    arguments: Mapping[str, Any]
+    context: Any
+    declared: Declaration = None  # type: ignore[assignment]  # made from the class below
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.cls, "Inputs"):
+            raise BadInput(
+                f"{_name_of(self.cls)} has no Inputs, so it is no pipeline task",
+                "give a class with `Inputs(context, **arguments)` and `execute()`",
+            )
+        object.__setattr__(self, "arguments", dict(self.arguments))
+        if self.declared is None:
+            object.__setattr__(self, "declared", Declaration(_name_of(self.cls)))
+
+    def _content(self) -> tuple[Any, ...]:
+        return (self.cls, sorted(self.arguments.items()), self.context)
+
+    def run(self) -> Any:
+        return self.cls(self.cls.Inputs(self.context, **self.arguments)).execute()
+
+    def __str__(self) -> str:
+        return _as_call(_name_of(self.cls), (), self.arguments)
+
+
+def _plain(value: Any) -> Any:
+    """Arguments as CASA and a printed script want them: paths as texts, tuples as lists."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__name__", None) or type(function).__name__)
+
+
+def _as_call(name: str, arguments: Iterable[Any], keywords: Mapping[str, Any]) -> str:
+    parts = [_short(value) for value in arguments]
+    parts += [f"{key}={_short(value)}" for key, value in keywords.items()]
+    return f"{name}({', '.join(parts)})"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:150]}…{text[-30:]}"

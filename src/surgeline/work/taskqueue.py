@@ -1,0 +1,162 @@
+"""Where a stage puts its jobs and collects their results, whatever backend runs them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from surgeline.work.jobs import FunctionCall, Job, JobRequest, PipelineTask
+from surgeline.work.outcome import Outcome
+
+Deliver = Callable[[Outcome], None]
+
+
+class Backend(Protocol):
+    """How jobs are dispatched; its implementations are in `surgeline.parallel`."""
+
+    name: str
+
+    @property
+    def workers(self) -> int:
+        """How many jobs can run at once."""
+
+    def submit(self, job: Job, deliver: Deliver) -> str:
+        """Send a job off; `deliver` is called with its Outcome, once, from another thread. Returns a ticket."""
+
+    def running(self, ticket: str) -> bool:
+        """Whether a job is being worked on, rather than waiting for a worker."""
+
+    def cancel(self, tickets: Iterable[str]) -> None:
+        """Stop jobs, running ones too where the backend can; each still gets an Outcome."""
+
+    def close(self) -> None:
+        """Stop the workers. No process is left behind."""
+
+
+class TaskQueue:
+    """Runs jobs on a backend and returns their outcomes.
+
+    One failed job neither hides its cause nor loses the results of the others: every job added gives one
+    Outcome, in the order added. With `unique`, a job that equals one already added is dropped.
+
+    Use it as a context manager: leaving it waits for its jobs, or cancels them when an exception leaves it.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        unique: bool = False,
+        added: Callable[[str, Job], None] | None = None,
+        done: Callable[[str, Job, Outcome], None] | None = None,
+    ) -> None:
+        self._backend = backend
+        self._unique = unique
+        self._added = added
+        self._done = done
+        self._hashes: set[str] = set()
+        self._change = threading.Condition()
+        self._outcomes: list[Outcome | None] = []
+        self._tickets: list[str] = []
+        self._completed: list[int] = []
+        self._taken = 0
+
+    def add(self, job: Job) -> bool:
+        """Put a job into the queue; False when it was dropped as a duplicate."""
+        if self._unique:
+            identity = job.content_hash()
+            if identity in self._hashes:
+                return False
+            self._hashes.add(identity)
+        with self._change:
+            place = len(self._outcomes)
+            self._outcomes.append(None)
+            self._tickets.append("")
+        known = threading.Event()
+
+        def deliver(outcome: Outcome) -> None:
+            # Nothing is told of a job's end before its start has been.
+            known.wait()
+            if self._done:
+                self._done(self._tickets[place], job, outcome)
+            with self._change:
+                self._outcomes[place] = outcome
+                self._completed.append(place)
+                self._change.notify_all()
+
+        try:
+            ticket = self._backend.submit(job, deliver)
+        except BaseException:
+            with self._change:
+                del self._outcomes[place], self._tickets[place]
+            raise
+        self._tickets[place] = ticket
+        if self._added:
+            self._added(ticket, job)
+        known.set()
+        return True
+
+    def add_functioncall(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> bool:
+        """Add a call of any picklable function."""
+        return self.add(FunctionCall(function, *arguments, **keywords))
+
+    def add_jobrequest(self, task: str, arguments: Mapping[str, Any]) -> bool:
+        """Add a call of a casatasks task."""
+        return self.add(JobRequest(task, arguments))
+
+    def add_pipelinetask(self, cls: type[Any], arguments: Mapping[str, Any], context: Any) -> bool:
+        """Add a task of a pipeline framework."""
+        return self.add(PipelineTask(cls, arguments, context))
+
+    def map(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> None:
+        """Add one call of `function` for each group of items, as the built-in `map` pairs them."""
+        for arguments in zip(*iterables, strict=False):
+            self.add(FunctionCall(function, *arguments))
+
+    def get_results(self) -> list[Outcome]:
+        """Wait for all jobs and return the outcomes of those added since the last call, in the order added."""
+        with self._change:
+            self._change.wait_for(lambda: len(self._completed) == len(self._outcomes))
+            outcomes = [outcome for outcome in self._outcomes if outcome is not None]
+            self._outcomes.clear()
+            self._tickets.clear()
+            self._completed.clear()
+            self._taken = 0
+        return outcomes
+
+    def as_completed(self) -> Iterator[Outcome]:
+        """Yield outcomes as jobs end; jobs added meanwhile are waited for too."""
+        while True:
+            with self._change:
+                if self._taken == len(self._outcomes):
+                    return
+                self._change.wait_for(lambda: len(self._completed) > self._taken)
+                outcome = self._outcomes[self._completed[self._taken]]
+                self._taken += 1
+            assert outcome is not None
+            yield outcome
+
+    def cancel(self) -> None:
+        """Stop every job that has not ended; its Outcome says that it was cancelled."""
+        with self._change:
+            pending = [
+                ticket
+                for ticket, outcome in zip(self._tickets, self._outcomes, strict=True)
+                if outcome is None and ticket
+            ]
+        self._backend.cancel(pending)
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.cancel()
+        with self._change:
+            self._change.wait_for(lambda: len(self._completed) == len(self._outcomes))

@@ -1,0 +1,1 @@
+"""What happens when: recipes, their graph, and the session that runs them."""

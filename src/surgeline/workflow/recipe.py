@@ -1,0 +1,145 @@
+"""A recipe: the stages of a reduction and what each needs, as YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from surgeline.errors import RecipeError, nearest
+from surgeline.stages.stage import StageDefinition, find_stage, stage_names
+from surgeline.work.resources import Resources
+
+PACKAGED = Path(__file__).parent.parent / "recipes"
+
+
+class StageRequest(BaseModel):
+    """One stage of a recipe.
+
+    Attributes:
+        task: which of the known stages it is.
+        name: what it is called in this recipe; its task unless given.
+        arguments: override what the heuristics would decide.
+        cluster: a named cluster of the configuration.
+        resources: what each of its jobs needs.
+        needs: the names of stages that come before it; the stage before it in the recipe unless given.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    name: str = ""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    cluster: str | None = None
+    resources: Resources = Field(default_factory=Resources)
+    needs: tuple[str, ...] | None = None
+
+    @property
+    def definition(self) -> StageDefinition:
+        return find_stage(self.task)
+
+
+class Recipe(BaseModel):
+    """A whole recipe, and the observations that it is run on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    description: str = ""
+    vis: tuple[str, ...] = ()
+    stages: tuple[StageRequest, ...] = Field(min_length=1)
+
+    def to_yaml(self) -> str:
+        """The recipe as the YAML that it can be read from again."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+
+
+def load(reference: str, vis: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe from a file, or a packaged one by its name.
+
+    Args:
+        reference: a path to a YAML file, or a name such as `calimage`.
+        vis: observations that replace those that the recipe names.
+
+    Raises:
+        RecipeError: there is no such recipe, or it is wrong: names the file, the stage and the nearest valid names.
+    """
+    path = Path(reference)
+    if not path.is_file():
+        packaged = PACKAGED / f"{reference}.yaml"
+        if not packaged.is_file():
+            names = sorted(found.stem for found in PACKAGED.glob("*.yaml"))
+            raise RecipeError(
+                f"there is no recipe {reference!r}: no such file, and none of the packaged recipes",
+                f"give a YAML file, or {nearest(reference, names)}",
+            )
+        path = packaged
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}", "correct it; `surgeline init` writes one") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} is no recipe: it holds no `stages:`", "`surgeline init` writes one")
+    content.setdefault("name", path.stem)
+    if vis:
+        content["vis"] = list(vis)
+    return parse(content, str(path))
+
+
+def parse(content: dict[str, Any], origin: str) -> Recipe:
+    """Check a recipe's content, the names and arguments of its stages included.
+
+    Raises:
+        RecipeError: see `load`.
+    """
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise _explained(error, content, origin) from error
+    named: list[StageRequest] = []
+    for position, stage in enumerate(recipe.stages):
+        where = f"{origin}: stage {position + 1} ({stage.name or stage.task})"
+        if stage.task not in stage_names():
+            raise RecipeError(f"{where}: no known stage is called {stage.task!r}", nearest(stage.task, stage_names()))
+        _check_arguments(stage, where)
+        name = stage.name or stage.task
+        if any(name == other.name for other in named):
+            raise RecipeError(f"{where}: another stage has the same name", "give each its own `name:`")
+        named.append(stage.model_copy(update={"name": name}))
+    return recipe.model_copy(update={"stages": tuple(named)})
+
+
+def _check_arguments(stage: StageRequest, where: str) -> None:
+    parameters = stage.definition.parameters
+    try:
+        parameters.model_validate(stage.arguments)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else stage.task
+        if first["type"] == "extra_forbidden":
+            raise RecipeError(
+                f"{where}: {stage.task} has no argument {name!r}", nearest(name, parameters.model_fields)
+            ) from error
+        raise RecipeError(f"{where}: {name} = {first['input']!r}: {first['msg']}", "correct the argument") from error
+
+
+def _explained(error: ValidationError, content: dict[str, Any], origin: str) -> RecipeError:
+    first = error.errors()[0]
+    location = first["loc"]
+    where = origin
+    valid: type[BaseModel] = Recipe
+    if len(location) > 1 and location[0] == "stages" and isinstance(location[1], int):
+        stage = content["stages"][location[1]]
+        name = stage.get("name") or stage.get("task") if isinstance(stage, dict) else stage
+        where = f"{origin}: stage {location[1] + 1} ({name})"
+        location = location[2:]
+        valid = StageRequest
+    key = ".".join(str(part) for part in location)
+    if first["type"] == "extra_forbidden":
+        fields = Resources.model_fields if location[0] == "resources" else valid.model_fields
+        return RecipeError(f"{where}: unknown key {key!r}", nearest(str(location[-1]), fields))
+    if first["type"] == "missing":
+        return RecipeError(f"{where}: {key} is missing", "add it")
+    return RecipeError(f"{where}: {key} = {first['input']!r}: {first['msg']}", "correct it")
