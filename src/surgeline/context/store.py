@@ -92,7 +92,7 @@ class Context:
         with self._lock, Transaction(self._engine) as transaction:
             return list(transaction.scalars(select(_CommitRow.stage).order_by(_CommitRow.version)))
 
-    def all(self, kind: type[AnyFact], **equal: Any) -> list[AnyFact]:
+    def all(self, kind: type[AnyFact], /, **equal: Any) -> list[AnyFact]:
         """The facts of a kind whose fields equal those given, oldest first.
 
         Of facts that say the same thing anew (see `Fact.identity`) only the latest is returned.
@@ -114,7 +114,7 @@ class Context:
             if all(getattr(fact, name) == value for name, value in equal.items())
         ]
 
-    def last(self, kind: type[AnyFact], **equal: Any) -> AnyFact | None:
+    def last(self, kind: type[AnyFact], /, **equal: Any) -> AnyFact | None:
         """The latest fact of a kind whose fields equal those given, or None."""
         found = self.all(kind, **equal)
         return found[-1] if found else None

@@ -11,11 +11,12 @@ import math
 import re
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from surgeline.errors import BadInput
+from surgeline.imaging.cleaned import STOPS, Cleaned, vis_of
 from surgeline.imaging.cubeparts import (
     Part,
     Record,
@@ -30,34 +31,9 @@ from surgeline.imaging.cubeparts import (
 from surgeline.work.jobs import FunctionCall
 from surgeline.work.procedure import Procedure
 
-_STOPS = {
-    0: "not begun",
-    1: "iteration limit",
-    2: "threshold",
-    3: "forced",
-    4: "no change in peak residual",
-    5: "diverging: peak residual rose",
-    6: "diverging: peak residual rose above its minimum",
-    7: "empty mask",
-    8: "n-sigma threshold",
-    9: "limit of major cycles",
-}
-
-
-@dataclass(frozen=True)
-class CleanedCube:
-    """What came of a cube: tclean's arguments as they were in the end, and how cleaning ended."""
-
-    arguments: Mapping[str, Any]
-    noise: float
-    iterations: int
-    major_cycles: int
-    stop: str
-
-
 def clean_cube(
     arguments: Mapping[str, Any], workers: int, threshold_sigma: float | None = None
-) -> Procedure[CleanedCube]:
+) -> Procedure[Cleaned]:
     """Image and clean a cube in parts, as many at once as there are workers.
 
     The pixels do not depend on how many parts there are: they are those of `tclean(**arguments)`.
@@ -74,7 +50,7 @@ def clean_cube(
     begun = yield [
         FunctionCall(begin_part, part).declare(
             name=f"begin {_label(part)}",
-            reads=_vis(arguments),
+            reads=vis_of(arguments),
             writes=[f"{part.imagename}.{extension}" for extension in ("psf", "residual", "pb")],
         )
         for part in parts
@@ -103,8 +79,12 @@ def clean_cube(
             name=f"join {name.rpartition('/')[2]}", writes=[f"{name}.image"]
         )
     ]
-    return CleanedCube(
-        arguments, noise, state["iterations"], state["major_cycles"], _STOPS.get(state["stop"], str(state["stop"]))
+    return Cleaned(
+        arguments=arguments,
+        noise=noise,
+        iterations=state["iterations"],
+        major_cycles=state["major_cycles"],
+        stop=STOPS.get(state["stop"], "unknown"),
     )
 
 
@@ -130,7 +110,7 @@ def _cycles(
         ]
         residuals = yield [
             FunctionCall(major_cycle, part).declare(
-                name=f"major cycle {cycle} of {_label(part)}", reads=_vis(arguments)
+                name=f"major cycle {cycle} of {_label(part)}", reads=vis_of(arguments)
             )
             for part in parts
         ]
@@ -213,7 +193,3 @@ def _quantity(value: Any) -> tuple[float, str] | None:
 def _label(part: Part) -> str:
     return part.imagename.rpartition("/")[2]
 
-
-def _vis(arguments: Mapping[str, Any]) -> list[str]:
-    vis = arguments["vis"]
-    return [vis] if isinstance(vis, str) else list(vis)

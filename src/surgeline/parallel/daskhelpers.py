@@ -280,6 +280,7 @@ class DaskBackend:
                 which = f"{number} workers died running it, the last one: " if number > 1 else "its worker died: "
                 self._deliver_failure(pending, Failure(kind, which + how))
             else:
+                pending.pickled = cloudpickle.dumps(pending.job.declare(overwrite=True))
                 again.append(pending)
         with self._lock:
             self._waiting.extendleft(reversed(again))

@@ -46,11 +46,11 @@ class Stage:
     context: Context
     workers: int
 
-    def known(self, kind: type[AnyFact], **equal: Any) -> list[AnyFact]:
+    def known(self, kind: type[AnyFact], /, **equal: Any) -> list[AnyFact]:
         """The facts of a kind that earlier stages committed, oldest first."""
         return self.context.all(kind, **equal)
 
-    def required(self, kind: type[AnyFact], **equal: Any) -> AnyFact:
+    def required(self, kind: type[AnyFact], /, **equal: Any) -> AnyFact:
         """The latest fact of a kind.
 
         Raises:

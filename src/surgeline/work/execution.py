@@ -25,8 +25,7 @@ _LOCK_TIMEOUT = 10.0
 def execute(job: Job, worker: str) -> Outcome:
     """Run a job in this process; whatever it raises becomes a Failure in its Outcome.
 
-    What an interrupted attempt left of the files that the job writes is removed first, and a file that it says
-    it writes and does not is a failure. `sys.exit` in a job ends the job, not the worker.
+    A file that the job says it writes and does not is a failure. `sys.exit` in a job ends the job, not the worker.
     """
     log_file = current_log_file()
     offset = log_size(log_file)
@@ -78,7 +77,7 @@ def _make_ready(job: Job) -> None:
     for path in map(Path, (*job.declared.reads, *job.declared.changes)):
         if (path / "table.lock").exists():
             wait_until_unlocked(path, _LOCK_TIMEOUT)
-    for path in map(Path, job.declared.writes):
+    for path in map(Path, job.declared.writes if job.declared.overwrite else ()):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

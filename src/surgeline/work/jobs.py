@@ -13,13 +13,21 @@ from surgeline.errors import BadInput
 from surgeline.work.casasignature import signature
 from surgeline.work.resources import Resources
 
-_READ_ARGUMENTS = ("vis", "gaintable", "imagename", "fitsfile", "fitsimage", "asdm")
-_WRITTEN_ARGUMENTS = ("outputvis", "caltable", "fluxtable", "outfile")
+# Arguments that name files which tasks read; `vis` and written ones are told apart below.
+_READ_ARGUMENTS = ("caltable", "gaintable", "imagename", "fitsfile", "fitsimage", "asdm")
 # Tasks that change the MeasurementSet that they are given.
 _CHANGES_VIS = frozenset({"applycal", "clearcal", "delmod", "fixvis", "flagdata", "flagmanager", "ft", "initweights",
                           "setjy", "statwt"})  # fmt: skip
-# Tasks whose `vis` or `imagename` is what they make.
-_WRITES_VIS = frozenset({"importuvfits", "importasdm", "importatca", "importmiriad", "importvla"})
+# Which argument names what a task makes.
+_WRITTEN_ARGUMENT = {
+    **dict.fromkeys(("bandpass", "blcal", "fringefit", "gaincal", "gencal", "polcal"), "caltable"),
+    **dict.fromkeys(("importasdm", "importatca", "importmiriad", "importuvfits", "importvla"), "vis"),
+    **dict.fromkeys(("cvel2", "hanningsmooth", "mstransform", "phaseshift", "split", "uvcontsub"), "outputvis"),
+    **dict.fromkeys(("imcollapse", "imcontsub", "immath", "impbcor", "imregrid", "imsmooth", "imsubimage"), "outfile"),
+    "exportfits": "fitsimage",
+    "fluxscale": "fluxtable",
+    "importfits": "imagename",
+}
 
 
 @dataclass(frozen=True)
@@ -30,8 +38,9 @@ class Declaration:
         name: what the job is called in progress, logs and errors.
         resources: cores, memory, GPUs, walltime.
         reads: files that it only reads.
-        writes: files that it makes whole; what an interrupted attempt left of them is removed before another.
+        writes: files that it makes whole.
         changes: files that it changes in place.
+        overwrite: remove what there is of `writes` before the job runs, as left by an interrupted attempt.
     """
 
     name: str
@@ -39,6 +48,7 @@ class Declaration:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    overwrite: bool = False
 
 
 class Job:
@@ -66,6 +76,7 @@ class Job:
         reads: Iterable[str] | None = None,
         writes: Iterable[str] | None = None,
         changes: Iterable[str] | None = None,
+        overwrite: bool | None = None,
     ) -> Self:
         """A copy of the job that says more of what it needs."""
         old = self.declared
@@ -75,6 +86,7 @@ class Job:
             reads=old.reads if reads is None else tuple(reads),
             writes=old.writes if writes is None else tuple(writes),
             changes=old.changes if changes is None else tuple(changes),
+            overwrite=old.overwrite if overwrite is None else overwrite,
         )
         declaring = copy(self)
         object.__setattr__(declaring, "declared", declared)
@@ -139,17 +151,14 @@ class JobRequest(Job):
                 if isinstance(item, str) and item
             )
 
-        vis = named(("vis",))
-        reads = named(name for name in _READ_ARGUMENTS if name != "vis")
-        writes = named(_WRITTEN_ARGUMENTS)
-        if self.task in _WRITES_VIS:
-            return Declaration(self.task, reads=reads, writes=writes + vis)
+        written = _WRITTEN_ARGUMENT.get(self.task, "")
+        vis = named(("vis",)) if written != "vis" else ()
+        # tclean's `imagename` is a stem of many products; who plans an image declares them.
+        ignored = {written} | ({"imagename"} if self.task == "tclean" else set())
+        reads = named(name for name in _READ_ARGUMENTS if name not in ignored)
         if self.task in _CHANGES_VIS:
-            return Declaration(self.task, reads=reads, writes=writes, changes=vis)
-        if self.task == "tclean":
-            # Its `imagename` is a stem of many products; who plans an image declares them.
-            reads = ()
-        return Declaration(self.task, reads=reads + vis, writes=writes)
+            return Declaration(self.task, reads=reads, writes=named((written,)), changes=vis)
+        return Declaration(self.task, reads=reads + vis, writes=named((written,)))
 
     def _content(self) -> tuple[Any, ...]:
         return (self.task, sorted(self.arguments.items()))

@@ -1,36 +1,53 @@
-"""Heuristics and jobs in turn: the form that everything has that a session runs."""
+"""Heuristics and jobs in turn: the form of everything that a session runs."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from surgeline.work.jobs import Job
 
 Result = TypeVar("Result")
 
+
+@dataclass(frozen=True)
+class Together:
+    """Procedures to run side by side, each at its own pace."""
+
+    procedures: Sequence[Procedure[Any]]
+
+
 # A procedure yields batches of jobs and is sent their values, in order; it returns what it found out.
 # Heuristics run between the batches, in the session's process; jobs of a batch run in parallel.
-Procedure = Generator[Sequence[Job], Sequence[Any], Result]
+# It may also yield other procedures to run side by side, and is sent what they return.
+Procedure = Generator[Sequence[Job] | Together, Sequence[Any], Result]
 
 
 def together(procedures: Sequence[Procedure[Result]]) -> Procedure[list[Result]]:
-    """Run several procedures side by side: their batches are merged, so that their jobs share the workers."""
-    results: dict[int, Result] = {}
-    batches: dict[int, Sequence[Job]] = {}
+    """Run several procedures side by side, so that their jobs share the workers; returns what each returned."""
+    return list((yield Together(procedures)))
 
-    def advance(number: int, values: Sequence[Any] | None) -> None:
-        try:
-            batches[number] = procedures[number].send(values)  # type: ignore[arg-type]  # None begins it
-        except StopIteration as stop:
-            batches.pop(number, None)
-            results[number] = stop.value
 
-    for number in range(len(procedures)):
-        advance(number, None)
-    while batches:
-        merged = list(batches.items())
-        values: Iterator[Any] = iter((yield [job for _, batch in merged for job in batch]))
-        for number, batch in merged:
-            advance(number, [next(values) for _ in batch])
-    return [results[number] for number in range(len(procedures))]
+def drive(procedure: Procedure[Result], run_batch: Callable[[Sequence[Job]], Sequence[Any]]) -> Result:
+    """Run a procedure to its end.
+
+    Args:
+        procedure: what to run.
+        run_batch: runs jobs and returns their values in order, or raises; called from several threads at once
+            when procedures run side by side.
+    """
+    try:
+        request = next(procedure)
+        while True:
+            if isinstance(request, Together):
+                with ThreadPoolExecutor(max(1, len(request.procedures)), thread_name_prefix="procedure") as threads:
+                    futures = [threads.submit(drive, inner, run_batch) for inner in request.procedures]
+                values: Sequence[Any] = [future.result() for future in futures]
+            else:
+                values = run_batch(request)
+            request = procedure.send(values)
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result

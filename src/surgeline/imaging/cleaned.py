@@ -1,0 +1,67 @@
+"""What comes of cleaning an image, whichever way it went."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from surgeline.errors import BadInput
+
+# tclean's stop codes.
+STOPS = {
+    0: "not begun",
+    1: "iteration limit",
+    2: "threshold",
+    3: "forced",
+    4: "no change in peak residual",
+    5: "diverging: peak residual rose",
+    6: "diverging: peak residual rose above its minimum",
+    7: "empty mask",
+    8: "n-sigma threshold",
+    9: "limit of major cycles",
+}
+_JANSKY = {"": 1.0, "Jy": 1.0, "mJy": 1e-3, "uJy": 1e-6, "Jy/beam": 1.0, "mJy/beam": 1e-3, "uJy/beam": 1e-6}
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """An image that was cleaned.
+
+    Attributes:
+        arguments: tclean's, as they were in the end; one call with them gives the same pixels.
+        noise: of the dirty image, in Jy/beam.
+        iterations, major_cycles, stop: how cleaning ended.
+    """
+
+    arguments: Mapping[str, Any]
+    noise: float
+    iterations: int
+    major_cycles: int
+    stop: str
+
+    @property
+    def threshold(self) -> float:
+        """Down to where it was cleaned, in Jy/beam."""
+        return in_jansky(self.arguments.get("threshold", 0.0))
+
+
+def in_jansky(threshold: Any) -> float:
+    """tclean's `threshold` as a number of Jy.
+
+    Raises:
+        BadInput: it is no flux density.
+    """
+    if isinstance(threshold, int | float):
+        return float(threshold)
+    match = re.fullmatch(r"\s*([-+0-9.eE]+?)\s*([a-zA-Z/]*)\s*", str(threshold))
+    if match is None or match[2] not in _JANSKY:
+        raise BadInput(f"threshold={threshold!r} is no flux density", "write 8mJy, 0.008Jy or a number of Jy")
+    return float(match[1]) * _JANSKY[match[2]]
+
+
+def vis_of(arguments: Mapping[str, Any]) -> list[str]:
+    """The MSs that an image is made of."""
+    vis = arguments["vis"]
+    return [vis] if isinstance(vis, str) else list(vis)

@@ -1,0 +1,132 @@
+"""Flag: autocorrelations, shadowed and dead data, the beginnings of scans, interference; then choose the
+reference antenna among what is left."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import NonNegativeFloat
+
+from surgeline.context.records import Decision, Fact, FlagSummary, Observation, ReferenceAntenna
+from surgeline.stages.stage import Parameters as StageParameters
+from surgeline.stages.stage import Stage
+from surgeline.work.jobs import JobRequest
+from surgeline.work.procedure import Procedure
+
+_REFERENCE_ANTENNAS = 5
+
+
+class Parameters(StageParameters):
+    """What to flag.
+
+    Attributes:
+        autocorrelations: flag them.
+        shadow: flag antennas shadowed by others.
+        zeros: flag visibilities that are exactly zero.
+        quack: seconds at the beginning of each scan to flag.
+        interference: flag interference by CASA's tfcrop on the raw data.
+        commands: further flagdata commands, such as `antenna='ea05' spw='0:0~3'`.
+        reference_antenna: names in order of preference; left out, central antennas with few flags are taken.
+    """
+
+    autocorrelations: bool = True
+    shadow: bool = True
+    zeros: bool = True
+    quack: NonNegativeFloat = 0.0
+    interference: bool = False
+    commands: tuple[str, ...] = ()
+    reference_antenna: tuple[str, ...] = ()
+
+
+def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
+    """Flag each MS in one pass over its data."""
+    observations = stage.known(Observation)
+    commands = flag_commands(parameters)
+    summary = {"mode": "summary"}
+    before = yield [
+        JobRequest("flagdata", {"vis": seen.vis, **summary}).declare(name=f"flag summary of {seen.vis}")
+        for seen in observations
+    ]
+    if commands:
+        yield [
+            JobRequest("flagdata", {"vis": seen.vis, "mode": "list", "inpfile": commands}).declare(
+                name=f"flag {seen.vis}"
+            )
+            for seen in observations
+        ]
+    after = yield [
+        JobRequest("flagdata", {"vis": seen.vis, **summary}).declare(name=f"flag summary of {seen.vis}")
+        for seen in observations
+    ]
+    facts: list[Fact] = []
+    for observation, early, late in zip(observations, before, after, strict=True):
+        facts.append(flag_summary(observation.vis, "import", early))
+        flags = flag_summary(observation.vis, stage.name, late)
+        facts.append(flags)
+        chosen = choose_reference_antenna(observation, flags, parameters.reference_antenna)
+        facts.append(chosen)
+        facts.append(
+            Decision(
+                stage=stage.name,
+                what=f"reference antenna of {observation.vis}",
+                value=", ".join(chosen.names),
+                reason=chosen.reason,
+            )
+        )
+    return facts
+
+
+def flag_commands(parameters: Parameters) -> list[str]:
+    """The flagdata commands that parameters ask for."""
+    commands = []
+    if parameters.autocorrelations:
+        commands.append("mode='manual' autocorr=True reason='autocorrelation'")
+    if parameters.shadow:
+        commands.append("mode='shadow' tolerance=0.0 reason='shadow'")
+    if parameters.zeros:
+        commands.append("mode='clip' clipzeros=True reason='zeros'")
+    if parameters.quack:
+        commands.append(f"mode='quack' quackinterval={parameters.quack} quackmode='beg' reason='quack'")
+    if parameters.interference:
+        commands.append("mode='tfcrop' datacolumn='DATA' reason='interference'")
+    return [*commands, *parameters.commands]
+
+
+def flag_summary(vis: str, after: str, counted: dict[str, Any]) -> FlagSummary:
+    """Fractions from the counts that flagdata's summary returns."""
+
+    def fraction(counts: dict[str, float]) -> float:
+        return float(counts["flagged"] / counts["total"]) if counts["total"] else 0.0
+
+    return FlagSummary(
+        vis=vis,
+        after=after,
+        total=fraction(counted),
+        fields={name: fraction(counts) for name, counts in counted.get("field", {}).items()},
+        antennas={name: fraction(counts) for name, counts in counted.get("antenna", {}).items()},
+    )
+
+
+def choose_reference_antenna(
+    observation: Observation, flags: FlagSummary, asked: tuple[str, ...] = ()
+) -> ReferenceAntenna:
+    """The antennas that are nearest the array's centre and least flagged, unless the recipe names some."""
+    if asked:
+        return ReferenceAntenna(vis=observation.vis, names=asked, reason="the recipe says so")
+    farthest = max((math.hypot(found.east, found.north) for found in observation.antennas), default=0.0) or 1.0
+
+    def badness(number: int) -> float:
+        found = observation.antennas[number]
+        return math.hypot(found.east, found.north) / farthest + flags.antennas.get(found.name, 0.0)
+
+    order = sorted(range(len(observation.antennas)), key=badness)[:_REFERENCE_ANTENNAS]
+    best = observation.antennas[order[0]]
+    return ReferenceAntenna(
+        vis=observation.vis,
+        names=tuple(observation.antennas[number].name for number in order),
+        reason=(
+            f"{best.name} is {math.hypot(best.east, best.north):.0f} m from the array's centre and "
+            f"{flags.antennas.get(best.name, 0.0):.0%} flagged"
+        ),
+    )

@@ -1,0 +1,96 @@
+"""Import: bring observations into the session as MeasurementSets, read what they hold, and who is what."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from surgeline.context.records import Command, Dataset, Decision, Fact, Observation, Picture
+from surgeline.errors import DataError
+from surgeline.paths import dataset, partial, picture
+from surgeline.stages import plots
+from surgeline.stages.inputs import Input, find_input
+from surgeline.stages.observation import read_observation
+from surgeline.stages.roles import find_roles
+from surgeline.stages.stage import Parameters as StageParameters
+from surgeline.stages.stage import Stage
+from surgeline.work.jobs import FunctionCall, Job, JobRequest
+from surgeline.work.procedure import Procedure
+
+
+class Parameters(StageParameters):
+    """Names, numbers or patterns of the fields that serve as each; left out, the heuristics decide."""
+
+    flux: tuple[str, ...] = ()
+    bandpass: tuple[str, ...] = ()
+    phase: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+
+
+def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
+    """Make one MS of each observation. The user's own data are copied, never changed."""
+    inputs = [find_input(reference) for reference in stage.vis]
+    names = [dataset(found.ms_name) for found in inputs]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(
+                f"two of the observations would both become {name}", "rename one, or reduce them in different sessions"
+            )
+    yield [_import_job(found, name) for found, name in zip(inputs, names, strict=True)]
+    observations: list[Observation] = list(
+        (
+            yield [
+                FunctionCall(read_observation, name, str(found.path)).declare(name=f"read {name}", reads=[name])
+                for found, name in zip(inputs, names, strict=True)
+            ]
+        )
+    )
+    facts: list[Fact] = []
+    pictures: list[Job] = []
+    for found, observation in zip(inputs, observations, strict=True):
+        vis = observation.vis
+        roles = find_roles(
+            observation, parameters.flux, parameters.bandpass, parameters.phase, parameters.target
+        )
+        fields = tuple(field.id for field in observation.fields)
+        facts += [observation, roles, Dataset(path=vis, parent=str(found.path), kind="raw", fields=fields)]
+        for role in ("flux", "bandpass", "phase", "target"):
+            value = ", ".join(observation.field(number).name for number in getattr(roles, role)) or "none"
+            facts.append(Decision(stage=stage.name, what=f"{role} of {vis}", value=value, reason=roles.reason))
+        if found.kind == "MS":
+            # Copying is no CASA task, so the script has to be told; other imports log their own call.
+            facts.append(Command(stage=stage.name, text=f"shutil.copytree({str(found.path)!r}, {vis!r})"))
+        path = picture(f"{observation.vis}.array")
+        pictures.append(FunctionCall(plots.array, observation, path).declare(name=f"plot {path}", writes=[path]))
+        facts.append(
+            Picture(
+                path=path,
+                title=f"{vis}: array and uv coverage",
+                caption=f"{len(observation.antennas)} antennas; longest baseline {observation.longest_baseline:.0f} m",
+                topic="observation",
+            )
+        )
+    yield pictures
+    return facts
+
+
+def _import_job(found: Input, vis: str) -> Job:
+    name = f"import {vis}"
+    if found.kind == "UVFITS":
+        return JobRequest("importuvfits", {"fitsfile": str(found.path), "vis": vis}).declare(name=name)
+    if found.kind == "ASDM":
+        return JobRequest("importasdm", {"asdm": str(found.path), "vis": vis}).declare(name=name)
+    return FunctionCall(copy_ms, str(found.path), vis).declare(name=name, reads=[str(found.path)], writes=[vis])
+
+
+def copy_ms(source: str, vis: str) -> None:
+    """Copy an MS, sharing its blocks on disk where the file system can; it appears under its name when whole."""
+    unfinished = partial(vis)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    copied = subprocess.run(
+        ["cp", "-R", "--reflink=auto", "--", source, str(unfinished)], capture_output=True, text=True, check=False
+    )
+    if copied.returncode:
+        raise DataError(f"{source} could not be copied: {copied.stderr.strip()}", "free space, or make it readable")
+    unfinished.rename(Path(vis))

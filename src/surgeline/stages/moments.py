@@ -1,0 +1,89 @@
+"""Moments: the integrated intensity and the mean velocity of each cube."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import PositiveFloat
+
+from surgeline.context.records import Decision, Fact, Image, Picture
+from surgeline.imaging.cubeparts import plane_noise
+from surgeline.imaging.statistics import measure
+from surgeline.paths import picture
+from surgeline.stages import plots
+from surgeline.stages.stage import Parameters as StageParameters
+from surgeline.stages.stage import Stage
+from surgeline.work.jobs import FunctionCall, JobRequest
+from surgeline.work.procedure import Procedure, together
+
+_SUFFIX: dict[int, Literal["moment 0", "moment 1"]] = {0: "moment 0", 1: "moment 1"}
+
+
+class Parameters(StageParameters):
+    """Which pixels count.
+
+    Attributes:
+        threshold: only pixels above so many Jy/beam; left out, from the noise.
+        threshold_sigma: without `threshold`, only pixels above so many times the cube's noise.
+    """
+
+    threshold: PositiveFloat | None = None
+    threshold_sigma: PositiveFloat = 4.0
+
+
+def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
+    """Make moments 0 and 1 of each cube, each by its own job."""
+    found = yield from together(
+        [_one(stage, parameters, cube) for cube in stage.known(Image, kind="cube")]
+    )
+    return [fact for facts in found for fact in facts]
+
+
+def _one(stage: Stage, parameters: Parameters, cube: Image) -> Procedure[list[Fact]]:
+    threshold, reason = parameters.threshold, "the recipe says so"
+    if threshold is None:
+        (planes,) = yield [
+            FunctionCall(plane_noise, cube.path).declare(name=f"noise of {cube.path}", reads=[cube.path])
+        ]
+        noise = sorted(planes)[len(planes) // 2]
+        threshold = parameters.threshold_sigma * noise
+        reason = f"{parameters.threshold_sigma:g} times the noise of {noise * 1e3:.3g} mJy/beam"
+    made = {number: f"{cube.stem}.moment{number}" for number in _SUFFIX}
+    yield [
+        JobRequest(
+            "immoments",
+            {"imagename": cube.path, "moments": [number], "excludepix": [-1000.0, threshold], "outfile": path},
+        ).declare(name=f"moment {number} of {cube.field}", reads=[cube.path])
+        for number, path in made.items()
+    ]
+    drawings = {number: picture(f"{path.rpartition('/')[2]}") for number, path in made.items()}
+    results = yield [
+        job
+        for number, path in made.items()
+        for job in (
+            FunctionCall(measure, path).declare(name=f"measure moment {number}", reads=[path]),
+            FunctionCall(plots.image, path, drawings[number]).declare(
+                name=f"plot moment {number}", reads=[path], writes=[drawings[number]]
+            ),
+        )
+    ]
+    facts: list[Fact] = [
+        Decision(
+            stage=stage.name,
+            what=f"moments of {cube.field}",
+            value=f"pixels above {threshold * 1e3:.3g} mJy/beam",
+            reason=reason,
+        )
+    ]
+    for (number, path), measured in zip(made.items(), results[::2], strict=True):
+        facts.append(Image(path=path, stem=path, kind=_SUFFIX[number], field=cube.field, **measured))
+        facts.append(
+            Picture(
+                path=drawings[number],
+                title=f"{cube.field}: moment {number}",
+                caption=("integrated intensity" if number == 0 else "mean velocity")
+                + f", {measured['minimum']:.5g} to {measured['maximum']:.5g} {measured['unit']}",
+                topic="image",
+            )
+        )
+    return facts

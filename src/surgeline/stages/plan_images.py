@@ -1,0 +1,165 @@
+"""Plan images: cell and image size from the baselines and the dish, and what to image for each target."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import PositiveFloat
+
+from surgeline.context.records import Dataset, Decision, Fact, ImagePlan, Observation, SpectralWindow
+from surgeline.errors import BadInput
+from surgeline.imaging.cube import check_arguments
+from surgeline.paths import image, safe_name
+from surgeline.stages.stage import Parameters as StageParameters
+from surgeline.stages.stage import Stage
+from surgeline.work.jobs import JobRequest
+from surgeline.work.procedure import Procedure
+
+_LIGHT = 299792458.0
+_RADIAN_ARCSEC = 206264.806
+# Largest prime factor of the sizes that the FFT is quick for.
+_QUICK_FACTORS = (2, 3, 5)
+
+
+class Parameters(StageParameters):
+    """What to image; `cube` and `continuum` hold arguments of tclean that override the heuristics.
+
+    Attributes:
+        cubes: image the lines of each target.
+        continua: image the continuum of each target and spectral window.
+        cells_per_beam: pixels across the synthesised beam.
+        threshold_sigma: clean down to so many times the noise of the dirty image.
+    """
+
+    cubes: bool = True
+    continua: bool = True
+    cells_per_beam: PositiveFloat = 5.0
+    threshold_sigma: PositiveFloat = 3.0
+    cube: dict[str, Any] = {}
+    continuum: dict[str, Any] = {}
+
+
+def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
+    """Decide; no jobs are needed."""
+    facts: list[Fact] = []
+    observations = {observation.vis: observation for observation in stage.known(Observation)}
+    datasets = {found.path: found for found in stage.known(Dataset)}
+    line = [found for found in datasets.values() if found.kind == "line"]
+    calibrated = [found for found in datasets.values() if found.kind == "calibrated"]
+    if parameters.cubes:
+        for found in line:
+            observation = observations[datasets[found.parent].parent]
+            for position, window in enumerate(observation.spectral_windows):
+                facts.append(_plan(stage, parameters, found, observation, position, window, "cube"))
+    if parameters.continua:
+        for found in calibrated:
+            observation = observations[found.parent]
+            for position, window in enumerate(observation.spectral_windows):
+                facts.append(_plan(stage, parameters, found, observation, position, window, "continuum"))
+    decisions: list[Fact] = [
+        Decision(
+            stage=stage.name,
+            what=fact.name,
+            value=", ".join(f"{name}={value}" for name, value in fact.arguments.items()),
+            reason="; ".join(fact.reasons),
+        )
+        for fact in facts
+        if isinstance(fact, ImagePlan)
+    ]
+    yield []
+    return facts + decisions
+
+
+def _plan(
+    stage: Stage,
+    parameters: Parameters,
+    found: Dataset,
+    observation: Observation,
+    position: int,
+    window: SpectralWindow,
+    kind: str,
+) -> ImagePlan:
+    field = observation.field(found.fields[0])
+    name = f"{safe_name(field.name)}.spw{window.id}.{kind}"
+    geometry, reasons = image_geometry(observation, window, parameters.cells_per_beam)
+    arguments: dict[str, Any] = {
+        "vis": found.path,
+        "imagename": image(name),
+        # Windows are numbered anew in a split MS.
+        "spw": str(position),
+        **geometry,
+        "gridder": "standard",
+        "weighting": "briggs",
+        "robust": 0.5,
+        "niter": 100000 if kind == "cube" else 10000,
+        "usemask": "pb",
+        "pbmask": 0.2,
+    }
+    if kind == "cube":
+        arguments |= {"specmode": "cube", "start": 0, "nchan": window.channels, "width": 1, "deconvolver": "hogbom"}
+        arguments |= {"perchanweightdensity": False}
+        overrides = parameters.cube
+    else:
+        arguments |= {"specmode": "mfs", "deconvolver": "hogbom"}
+        overrides = parameters.continuum
+    if "mask" in overrides:
+        # A mask of the recipe's own takes the place of the primary beam's.
+        del arguments["usemask"], arguments["pbmask"]
+    arguments |= overrides
+    # Wrong names or types are told now, not when imaging begins.
+    JobRequest("tclean", arguments)
+    if kind == "cube":
+        if str(arguments["specmode"]) not in ("cube", "cubedata"):
+            raise BadInput(f"a cube cannot have specmode={arguments['specmode']!r}", "give cube or cubedata")
+        check_arguments(arguments)
+    reasons += [f"{key}={value}: the recipe says so" for key, value in overrides.items()]
+    return ImagePlan(
+        name=name,
+        vis=found.path,
+        field=field.name,
+        spectral_windows=str(window.id),
+        kind="cube" if kind == "cube" else "continuum",
+        arguments=arguments,
+        threshold_sigma=None if "threshold" in overrides else parameters.threshold_sigma,
+        reasons=tuple(reasons),
+    )
+
+
+def image_geometry(
+    observation: Observation, window: SpectralWindow, cells_per_beam: float
+) -> tuple[dict[str, Any], list[str]]:
+    """Cell and image size for an array and a frequency.
+
+    The beam is taken as λ/b of the longest baseline b; the image reaches to where the primary beam of the
+    smallest dish D, of width 1.2 λ/D at half power, falls to a fifth (a Gaussian's 1.52 widths across).
+    """
+    wavelength = _LIGHT / (window.reference_frequency + abs(window.bandwidth) / 2.0)
+    beam = wavelength / observation.longest_baseline * _RADIAN_ARCSEC
+    cell = _two_digits(beam / cells_per_beam)
+    dish = min((antenna.diameter for antenna in observation.antennas if antenna.diameter > 0), default=25.0)
+    primary = 1.2 * wavelength / dish * _RADIAN_ARCSEC
+    size = quick_size(1.52 * primary / cell)
+    return {"cell": f"{cell:g}arcsec", "imsize": size}, [
+        f"beam {beam:.3g} arcsec from the longest baseline of {observation.longest_baseline:.0f} m",
+        f"primary beam {primary / 60:.3g} arcmin from dishes of {dish:g} m",
+    ]
+
+
+def quick_size(pixels: float) -> int:
+    """The smallest even number of pixels, no less than those asked, that has only factors of 2, 3 and 5."""
+    size = max(2, 2 * math.ceil(pixels / 2.0))
+    while True:
+        rest = size
+        for factor in _QUICK_FACTORS:
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return size
+        size += 2
+
+
+def _two_digits(value: float) -> float:
+    """Round down to two significant digits, so that a cell is never larger than asked."""
+    scale = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.floor(value / scale) * scale

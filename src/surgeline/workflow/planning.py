@@ -1,0 +1,155 @@
+"""What a session would do, as far as heuristics can tell before it does anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from surgeline.clusters import local
+from surgeline.config import Configuration
+from surgeline.context.records import Fact
+from surgeline.context.store import Context
+from surgeline.errors import DataError, RecipeError
+from surgeline.parallel.backend import choose
+from surgeline.paths import SessionPaths
+from surgeline.stages.stage import Stage
+from surgeline.work.jobs import Job
+from surgeline.work.procedure import Procedure, Together
+from surgeline.workflow.graph import needs
+from surgeline.workflow.recipe import Recipe, StageRequest
+
+
+class _NotYetKnown(Exception):
+    """A heuristic wants the value of a job that has not run."""
+
+
+class _Unknown(Sequence[Any]):
+    """Stands for the values of jobs that have not run."""
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        raise _NotYetKnown
+
+    def __iter__(self) -> Iterator[Any]:
+        raise _NotYetKnown
+
+    def __len__(self) -> int:
+        raise _NotYetKnown
+
+
+def plan_session(recipe: Recipe, workdir: Path, configuration: Configuration) -> str:
+    """Describe the stages of a recipe, their jobs where heuristics can tell, and where they would run.
+
+    Starts nothing and writes nothing. What a session in the working folder has already found out is used.
+
+    Raises:
+        SurgelineError: the recipe or an observation is wrong.
+    """
+    context = _known_so_far(SessionPaths(workdir.absolute()))
+    finished = set(context.stages())
+    lines = [f"recipe {recipe.name}" + (f": {recipe.description}" if recipe.description else "")]
+    lines += [f"observation {vis}" for vis in recipe.vis] or ["no observation yet: give --vis"]
+    requests = {request.name: request for request in recipe.stages}
+    for name, before in needs(recipe).items():
+        request = requests[name]
+        lines.append("")
+        state = "finished before" if name in finished else where(request, configuration)
+        after = f", after {', '.join(before)}" if before else ""
+        lines.append(f"{name}{after}: {state}")
+        if name in finished or not recipe.vis:
+            continue
+        jobs, facts, complete = _foretell(request, recipe, context, configuration)
+        lines += [f"    {job.declared.name}    {job}" for job in jobs]
+        if facts is not None:
+            context.commit(name, facts)
+        if not complete:
+            lines.append("    (what follows depends on what earlier jobs find)")
+    return "\n".join(lines)
+
+
+def where(request: StageRequest, configuration: Configuration) -> str:
+    """Where a stage's jobs would run, and what each asks for.
+
+    Raises:
+        RecipeError: the stage asks for a cluster that the configuration does not know.
+    """
+    settings = configuration.settings
+    name = request.cluster or settings.dask.cluster
+    if name not in settings.clusters:
+        raise RecipeError(
+            f"stage {request.name!r} asks for cluster {name!r}, and there is none of that name",
+            f"the configuration knows: {', '.join(sorted(settings.clusters))}",
+        )
+    kind, reason = choose(configuration, name)
+    if kind == "serial":
+        place = f"in the session's process, one after the other ({reason})"
+    elif settings.clusters[name].type == "local":
+        place = f"on cluster {name!r}: {local.plan(configuration, name)}"
+    else:
+        place = f"on cluster {name!r} of type {settings.clusters[name].type}"
+    return f"{place}; {request.resources} a job"
+
+
+def _known_so_far(paths: SessionPaths) -> Context:
+    """A copy in memory of what the working folder's context says, for stages to be foretold on."""
+    copy = Context(None)
+    if paths.context.is_file():
+        stored = Context(paths.context)
+        facts: dict[str, list[Fact]] = {stage: [] for stage in stored.stages()}
+        for stage, fact in stored.every():
+            facts[stage].append(fact)
+        stored.close()
+        for stage, found in facts.items():
+            copy.commit(stage, found)
+    return copy
+
+
+def _foretell(
+    request: StageRequest, recipe: Recipe, context: Context, configuration: Configuration
+) -> tuple[list[Job], list[Fact] | None, bool]:
+    """The jobs of a stage, its facts when no job has to run for them, and whether these are all its jobs."""
+    name = request.cluster or configuration.settings.dask.cluster
+    serial = choose(configuration, name)[0] == "serial"
+    workers = 1 if serial else local.plan(configuration, name).workers
+    stage = Stage(request.name, recipe.vis, context, workers)
+    parameters = request.definition.parameters.model_validate(request.arguments)
+    jobs: list[Job] = []
+    try:
+        facts = _walk(request.definition.run(stage, parameters), jobs)
+    except _NotYetKnown:
+        return jobs, None, False
+    except DataError:
+        # An observation that is wrong is told by the first stage; others only lack what is not known yet.
+        if request.task == "import":
+            raise
+        return jobs, None, False
+    return jobs, facts, True
+
+
+def _walk(procedure: Procedure[Any], jobs: list[Job]) -> Any:
+    """Collect the jobs of a procedure until it wants the value of one."""
+    try:
+        request = next(procedure)
+        while True:
+            if isinstance(request, Together):
+                stopped = None
+                values: Sequence[Any] = []
+                results = []
+                for inner in request.procedures:
+                    try:
+                        results.append(_walk(inner, jobs))
+                    except _NotYetKnown as unknown:
+                        stopped = unknown
+                if stopped is not None:
+                    raise stopped
+                values = results
+            else:
+                jobs.extend(request)
+                values = _Unknown() if request else []
+            request = procedure.send(values)
+    except StopIteration as stop:
+        return stop.value

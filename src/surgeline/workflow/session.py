@@ -1,0 +1,317 @@
+"""One run of a recipe in one working folder; it can stop and go on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, Protocol
+
+from surgeline.clusters import local
+from surgeline.config import Configuration, load
+from surgeline.context.records import Fact
+from surgeline.context.store import Context
+from surgeline.errors import BadInput, ClusterError, JobFailed, RecipeError, SurgelineError, WorkfolderError
+from surgeline.parallel.backend import choose, open_backend
+from surgeline.paths import SessionPaths, write_text
+from surgeline.stages.inputs import check_unlocked, find_input
+from surgeline.stages.stage import Stage
+from surgeline.work.jobs import Job
+from surgeline.work.outcome import Loss, Outcome
+from surgeline.work.procedure import Procedure, drive
+from surgeline.work.resources import Resources
+from surgeline.work.taskqueue import Backend, TaskQueue
+from surgeline.workflow import recipe as recipes
+from surgeline.workflow.graph import needs
+from surgeline.workflow.recipe import Recipe, StageRequest
+from surgeline.workflow.record import RunRecord
+from surgeline.workflow.workfolder import WorkfolderLock, disk_full, is_full
+
+
+class Observer(Protocol):
+    """Is told what happens in a session, from several threads."""
+
+    def began(self, stages: Sequence[str], finished: Sequence[str]) -> None:
+        """The session begins with these stages, some of which had finished before."""
+
+    def starting_workers(self, description: str) -> None:
+        """Workers are being started."""
+
+    def stage_began(self, stage: str) -> None:
+        """A stage's heuristics begin."""
+
+    def job_added(self, stage: str, ticket: str, job: Job, backend: Backend) -> None:
+        """A stage has put a job into its queue."""
+
+    def job_ended(self, stage: str, ticket: str, outcome: Outcome) -> None:
+        """A job has ended."""
+
+    def worker_lost(self, job: str, loss: Loss) -> None:
+        """A worker died running a job."""
+
+    def stage_ended(self, stage: str, error: str | None) -> None:
+        """A stage has finished, or failed."""
+
+
+class Session:
+    """Runs the stages of a recipe, those that do not depend on each other at once, each on its cluster.
+
+    What a stage found out is committed to the context when all of it went well; a session that was stopped, by
+    whatever, goes on after the last stage that was committed.
+    """
+
+    def __init__(
+        self, recipe: Recipe, workdir: Path, configuration: Configuration | None = None, observer: Observer | None = None
+    ) -> None:
+        """Check everything that can be checked before anything starts, and take the working folder.
+
+        Raises:
+            SurgelineError: the recipe, an observation or the working folder is wrong; says what to do.
+        """
+        self.paths = SessionPaths(workdir.absolute())
+        self.recipe = recipe
+        self.configuration = configuration or load(self.paths.workdir)
+        self._observer = observer
+        self._needs = dict(needs(recipe))
+        if not recipe.vis:
+            raise BadInput("there is no observation to reduce", "give one with --vis, or `vis:` in the recipe")
+        for request in recipe.stages:
+            self._check_resources(request)
+        self._lock = WorkfolderLock(self.paths)
+        try:
+            self._prepare_folder()
+            self.context = Context(self.paths.context)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._finished = set(self.context.stages())
+        self._record = RunRecord(self.paths, recipe, self._needs)
+        self._backends: dict[str, Backend] = {}
+        self._opening = threading.Lock()
+        self._queues: list[TaskQueue] = []
+        self._stopping = False
+
+    @classmethod
+    def resume(
+        cls, workdir: Path, configuration: Configuration | None = None, observer: Observer | None = None
+    ) -> Session:
+        """Take up the session of a working folder again.
+
+        Raises:
+            WorkfolderError: the folder holds no session.
+        """
+        saved = SessionPaths(workdir.absolute()).recipe
+        if not saved.is_file():
+            raise WorkfolderError(
+                f"{workdir} holds no session that could go on", "begin one: surgeline run RECIPE --vis … --workdir …"
+            )
+        return cls(recipes.load(str(saved)), workdir, configuration, observer)
+
+    def run(self) -> None:
+        """Run every stage that has not finished.
+
+        Raises:
+            SurgelineError: a stage failed. Those that do not need it have run, and all that finished is kept.
+        """
+        self._tell("began", [request.name for request in self.recipe.stages], sorted(self._finished))
+        error: BaseException | None = None
+        try:
+            if "import" not in {r.task for r in self.recipe.stages if r.name in self._finished}:
+                for reference in self.recipe.vis:
+                    check_unlocked(find_input(reference), self.configuration.settings.session.lock_timeout)
+            self._run_stages()
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self._finish(error)
+
+    def stop(self) -> None:
+        """Cancel every job, from any thread; `run` then ends."""
+        self._stopping = True
+        for queue in list(self._queues):
+            queue.cancel()
+
+    def close(self) -> None:
+        """Stop the workers and let go of the working folder."""
+        for backend in self._backends.values():
+            backend.close()
+        self._backends.clear()
+        self.context.close()
+        self._lock.release()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _prepare_folder(self) -> None:
+        paths = self.paths
+        text = self.recipe.to_yaml()
+        if paths.recipe.is_file() and paths.recipe.read_text(encoding="utf-8") != text and paths.context.is_file():
+            raise WorkfolderError(
+                f"{paths.workdir} already holds a session of another recipe or other data",
+                f"go on with that one: surgeline resume --workdir {paths.workdir}; or give another folder",
+            )
+        try:
+            paths.make()
+            write_text(paths.recipe, text)
+        except OSError as error:
+            raise WorkfolderError(
+                f"the working folder {paths.workdir} cannot be written: {error.strerror}",
+                "give another with --workdir, or change its permissions",
+            ) from error
+
+    def _check_resources(self, request: StageRequest) -> None:
+        """Refuse what no worker of the stage's cluster could ever give, rather than wait for it."""
+        clusters = self.configuration.settings.clusters
+        name = request.cluster or self.configuration.settings.dask.cluster
+        if name not in clusters:
+            known = ", ".join(sorted(clusters))
+            raise RecipeError(
+                f"stage {request.name!r} asks for cluster {name!r}, and there is none of that name",
+                f"the configuration knows: {known}; name others under `clusters:` in config.yaml",
+            )
+        if clusters[name].type != "local":
+            return
+        asked, given = request.resources, local.plan(self.configuration, name)
+        if asked.gpus:
+            raise RecipeError(
+                f"stage {request.name!r} asks for {asked.gpus} GPUs, and local workers have none", "leave `gpus` out"
+            )
+        if asked.memory and given.memory and asked.memory > given.memory:
+            raise RecipeError(
+                f"stage {request.name!r} asks for {asked.memory / 1e9:.1f} GB a job, "
+                f"and each local worker has {given.memory / 1e9:.1f} GB",
+                "start fewer workers (--set dask.n_workers=1), or ask for less",
+            )
+
+    def _run_stages(self) -> None:
+        waiting = {request.name: request for request in self.recipe.stages if request.name not in self._finished}
+        done = set(self._finished)
+        failures: list[SurgelineError] = []
+        running: dict[Future[None], str] = {}
+        with ThreadPoolExecutor(max(1, len(waiting)), thread_name_prefix="stage") as threads:
+            try:
+                while waiting or running:
+                    ready = [name for name in waiting if done.issuperset(self._needs[name])]
+                    for name in ready:
+                        running[threads.submit(self._run_stage, waiting.pop(name))] = name
+                    if not running:
+                        break
+                    ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        name = running.pop(future)
+                        try:
+                            future.result()
+                            done.add(name)
+                        except SurgelineError as failure:
+                            failures.append(failure)
+            except BaseException:
+                # A signal, or an error of Surgeline's own: what still runs is stopped, then all is closed.
+                self.stop()
+                raise
+        if failures:
+            raise failures[0]
+
+    def _run_stage(self, request: StageRequest) -> None:
+        self._tell("stage_began", request.name)
+        self._record.stage(request.name, state="running", started=time.time(), ended=None, error=None, jobs=[])
+        try:
+            backend = self._backend(request.cluster)
+            stage = Stage(request.name, self.recipe.vis, self.context, backend.workers)
+            definition = request.definition
+            parameters = definition.parameters.model_validate(request.arguments)
+            facts = self._drive(request, definition.run(stage, parameters), backend)
+            if self._stopping:
+                raise JobFailed(f"stage {request.name!r} was stopped", "")
+            self.context.commit(request.name, facts)
+        except SurgelineError as error:
+            self._record.stage(request.name, state="failed", ended=time.time(), error=str(error))
+            self._tell("stage_ended", request.name, error.message)
+            raise
+        self._record.stage(request.name, state="finished", ended=time.time())
+        self._tell("stage_ended", request.name, None)
+
+    def _drive(self, request: StageRequest, procedure: Procedure[list[Fact]], backend: Backend) -> list[Fact]:
+        """Run a stage's batches of jobs on a backend, and its heuristics between them here."""
+        submitted: dict[str, float] = {}
+
+        def added(ticket: str, job: Job) -> None:
+            submitted[ticket] = time.time()
+            self._tell("job_added", request.name, ticket, job, backend)
+
+        def ended(ticket: str, job: Job, outcome: Outcome) -> None:
+            self._record.job(request.name, job, outcome, submitted[ticket])
+            self._tell("job_ended", request.name, ticket, outcome)
+
+        def run_batch(jobs: Sequence[Job]) -> list[Any]:
+            with TaskQueue(backend, added=added, done=ended) as queue:
+                self._queues.append(queue)
+                try:
+                    for job in jobs:
+                        asked = request.resources if request.resources != Resources() else None
+                        # A stage that was interrupted left files of jobs that now run anew.
+                        queue.add(job.declare(resources=asked, overwrite=True))
+                    return self._values(request.name, queue.get_results())
+                finally:
+                    self._queues.remove(queue)
+
+        return drive(procedure, run_batch)
+
+    def _values(self, stage: str, outcomes: Sequence[Outcome]) -> list[Any]:
+        failed = [outcome for outcome in outcomes if not outcome.ok]
+        if not failed:
+            return [outcome.value for outcome in outcomes]
+        first = next((o for o in failed if o.failure and o.failure.kind != "cancelled"), failed[0])
+        assert first.failure is not None
+        if is_full(self.paths.workdir) or "No space left" in first.failure.message + first.failure.traceback:
+            raise disk_full(self.paths.workdir)
+        others = f" (and {len(failed) - 1} more of its {len(outcomes)} jobs)" if len(failed) > 1 else ""
+        raise JobFailed(
+            f"stage {stage!r}: job {first.job!r} failed{others}: {first.failure.message}",
+            f"it was {first.call}; its log is in {self.paths.logs}; when the cause is mended: "
+            f"surgeline resume --workdir {self.paths.workdir}",
+        )
+
+    def _backend(self, cluster: str | None) -> Backend:
+        name = cluster or self.configuration.settings.dask.cluster
+        with self._opening:
+            if self._stopping:
+                raise ClusterError("the session is stopping", "")
+            kind, _ = choose(self.configuration, name)
+            key = "serial" if kind == "serial" else name
+            if key not in self._backends:
+                description = "this process" if kind == "serial" else str(local.plan(self.configuration, name))
+                self._tell("starting_workers", description)
+                self._backends[key] = open_backend(
+                    self.configuration, name, self.paths.workdir, self.paths.logs, self._lost
+                )
+                workers = sum(backend.workers for backend in self._backends.values())
+                self._record.set(backend=kind, workers=workers)
+            return self._backends[key]
+
+    def _lost(self, job: str, loss: Loss) -> None:
+        self._tell("worker_lost", job, loss)
+
+    def _finish(self, error: BaseException | None) -> None:
+        """Record how the run ended and make the weblog, also when it failed."""
+        interrupted = error is not None and not isinstance(error, SurgelineError)
+        state = "interrupted" if interrupted else "failed" if error else "finished"
+        try:
+            self._record.end(state, str(error) if error else None)
+            if self.configuration.settings.session.weblog and not interrupted:
+                from surgeline.report.weblog import write_weblog
+
+                write_weblog(self.paths, self._record.content, self.context)
+        except (OSError, SurgelineError):
+            # The error that ended the run is the one to be told.
+            if error is None:
+                raise
+
+    def _tell(self, what: str, *details: Any) -> None:
+        if self._observer is not None:
+            getattr(self._observer, what)(*details)

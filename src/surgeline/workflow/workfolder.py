@@ -1,0 +1,83 @@
+"""The working folder: made, checked, and held by one session at a time."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import TextIO
+
+from surgeline.errors import WorkfolderError
+from surgeline.paths import SessionPaths
+
+_LEAST_FREE_BYTES = 50_000_000
+
+
+class WorkfolderLock:
+    """Holds a working folder for this process, until it is released or the process ends, however it ends."""
+
+    def __init__(self, paths: SessionPaths) -> None:
+        """Make the folder and take its lock.
+
+        Raises:
+            WorkfolderError: it cannot be written, its disk is full, or another session holds it.
+        """
+        try:
+            paths.workdir.mkdir(parents=True, exist_ok=True)
+            self._file: TextIO = paths.lock.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise WorkfolderError(
+                f"the working folder {paths.workdir} cannot be written: {error.strerror}",
+                "give another with --workdir, or change its permissions",
+            ) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise WorkfolderError(
+                    f"{paths.lock} cannot be locked: {error.strerror}", "use a file system that has locks"
+                ) from error
+            raise WorkfolderError(
+                f"the working folder {paths.workdir} belongs to {_holder(paths)}, which is still running",
+                "wait for it, stop it, or give another folder with --workdir",
+            ) from error
+        free = shutil.disk_usage(paths.workdir).free
+        if free < _LEAST_FREE_BYTES:
+            self.release()
+            raise disk_full(paths.workdir)
+        self._file.seek(0)
+        self._file.truncate()
+        json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": time.time()}, self._file)
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let another session have the folder."""
+        self._file.close()
+
+
+def disk_full(workdir: Path) -> WorkfolderError:
+    """The error for a full disk; what had finished is kept."""
+    free = shutil.disk_usage(workdir).free
+    return WorkfolderError(
+        f"the disk of {workdir} is full: {free / 1e6:.0f} MB are left",
+        f"free some space, then: surgeline resume --workdir {workdir}",
+    )
+
+
+def is_full(workdir: Path) -> bool:
+    """Whether what is left of the disk would not hold another table."""
+    return shutil.disk_usage(workdir).free < 1_000_000
+
+
+def _holder(paths: SessionPaths) -> str:
+    try:
+        holder = json.loads(paths.lock.read_text(encoding="utf-8"))
+        return f"a session of process {holder['process']} on {holder['host']}"
+    except (OSError, ValueError, KeyError):
+        return "another session"
