@@ -40,7 +40,8 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a configuration key: --set dask.n_workers=4.")
 ]
 Vis = Annotated[
-    list[str] | None, typer.Option("--vis", help="An observation: MS, ASDM, UVFITS or casadata:demo/…; repeatable.")
+    list[str] | None,
+    typer.Option("--vis", help="An observation: MS, ASDM, UVFITS or casadata:demo/…; repeatable."),
 ]
 RecipeName = Annotated[str, typer.Argument(help="A recipe's YAML file, or a packaged one such as calimage.")]
 
@@ -102,7 +103,9 @@ def doctor(workdir: Workdir = Path("surgeline-session"), overrides: Overrides = 
     healthy = True
     for finding in examine(workdir, _configuration(workdir, overrides)):
         mark = "ok  " if finding.well else "BAD "
-        typer.echo(f"{mark} {finding.what}: {finding.found}" + ("" if finding.well else f"\n       {finding.way_out}"))
+        typer.echo(
+            f"{mark} {finding.what}: {finding.found}" + ("" if finding.well else f"\n       {finding.way_out}")
+        )
         healthy = healthy and finding.well
     if not healthy:
         raise typer.Exit(1)
@@ -203,7 +206,9 @@ def main() -> NoReturn:
             _complain(f"{error.format_message()}\n  see: surgeline --help")
             code = BadInput.exit_code
         else:
-            _complain(f"Surgeline itself failed: {type(error).__name__}: {error}\n  see where: --debug; please report it")
+            _complain(
+                f"Surgeline itself failed: {type(error).__name__}: {error}\n  see where: --debug; please report it"
+            )
             code = 1
     sys.stdout.flush()
     sys.stderr.flush()
@@ -255,7 +260,8 @@ class _Stopped(BaseException):
 
     def told(self) -> Interrupted:
         error = Interrupted(
-            f"stopped by {signal.Signals(self.number).name}; what had finished is kept", "go on with: surgeline resume"
+            f"stopped by {signal.Signals(self.number).name}; what had finished is kept",
+            "go on with: surgeline resume",
         )
         error.exit_code = 128 + self.number  # type: ignore[misc]  # as shells have it
         return error

@@ -167,7 +167,9 @@ def _read(path: Path) -> list[Value]:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}", "correct it, or start anew: surgeline config init") from error
+        raise ConfigError(
+            f"{path} is not YAML: {error}", "correct it, or start anew: surgeline config init"
+        ) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", "make it readable, or remove it") from error
     if root is None:
@@ -183,7 +185,7 @@ def _leaves(node: yaml.Node, key: Key, path: Path, loader: yaml.SafeLoader) -> I
             yield from _leaves(child, (*key, str(loader.construct_object(name))), path, loader)
     else:
         line = node.start_mark.line + 1
-        yield Value(key, loader.construct_object(node, deep=True), f"{path}:{line}")  # type: ignore[no-untyped-call]
+        yield Value(key, loader.construct_object(node, deep=True), f"{path}:{line}")
 
 
 def _translated(values: list[Value], ignored: list[Value]) -> Iterable[Value]:
@@ -279,9 +281,7 @@ def _check_casaconfig(merged: dict[Key, Value]) -> None:
     valid = _casaconfig_keys()
     for value in given:
         if value.key[1] not in valid:
-            raise ConfigError(
-                f"{value.origin}: casaconfig has no key {value.key[1]!r}", nearest(value.key[1], valid)
-            )
+            raise ConfigError(f"{value.origin}: casaconfig has no key {value.key[1]!r}", nearest(value.key[1], valid))
 
 
 def _casaconfig_keys() -> set[str]:

@@ -184,9 +184,7 @@ class _Component:
         offset = (frequency_hz - self.line_centre_hz) / self.line_fwhm_hz
         return np.asarray(self.line_peak_jy * np.exp(-4 * math.log(2) * offset**2))
 
-    def visibility(
-        self, frequency_hz: NDArray[np.float64], uvw: NDArray[np.float64]
-    ) -> NDArray[np.complex64]:
+    def visibility(self, frequency_hz: NDArray[np.float64], uvw: NDArray[np.float64]) -> NDArray[np.complex64]:
         """Visibility in Jy, (row, channel), for uvw in metres, (3, row), after Thompson, Moran & Swenson."""
         sky_l, sky_m = self.l_arcsec * _ARCSEC, self.m_arcsec * _ARCSEC
         below_tangent = math.sqrt(1 - sky_l**2 - sky_m**2) - 1

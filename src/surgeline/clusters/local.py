@@ -66,7 +66,8 @@ def start(asked: LocalPlan, worker_class: type[Any], scratch: Path) -> Any:
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": 1.0,
-        "distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536, **thread_environment(asked.threads)},
+        # Dask's own MALLOC_TRIM_THRESHOLD_ is left out: with it CASA's temporaries are paged in anew each time.
+        "distributed.nanny.pre-spawn-environ": thread_environment(asked.threads),
         "distributed.admin.tick.limit": "1h",
     }
     with dask.config.set(options):

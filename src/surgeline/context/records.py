@@ -12,7 +12,8 @@ Role = Literal["flux", "bandpass", "phase", "target"]
 class Fact(BaseModel):
     """Something that a stage found out or made; never changed once committed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A fully flagged image has no rms: JSON as Python reads and writes it keeps NaN, where the default makes it null.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     # Facts of a kind that agree in these fields say the same thing anew: the latest one holds.
     identity: ClassVar[tuple[str, ...]] = ()
@@ -26,7 +27,6 @@ class Field(BaseModel):
     ra: float
     dec: float
     intents: tuple[str, ...] = ()
-    rows: int = 0
 
 
 class SpectralWindow(BaseModel):

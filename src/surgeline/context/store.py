@@ -77,8 +77,7 @@ class Context:
                 transaction.flush()
                 version = commit.version
                 transaction.add_all(
-                    _FactRow(version=version, kind=type(fact).__name__, body=fact.model_dump_json())
-                    for fact in facts
+                    _FactRow(version=version, kind=type(fact).__name__, body=fact.model_dump_json()) for fact in facts
                 )
         except OperationalError as error:
             raise WorkfolderError(
@@ -109,9 +108,7 @@ class Context:
             latest.pop(identity, None)
             latest[identity] = fact
         return [
-            fact
-            for fact in latest.values()
-            if all(getattr(fact, name) == value for name, value in equal.items())
+            fact for fact in latest.values() if all(getattr(fact, name) == value for name, value in equal.items())
         ]
 
     def last(self, kind: type[AnyFact], /, **equal: Any) -> AnyFact | None:

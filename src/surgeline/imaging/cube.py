@@ -31,6 +31,7 @@ from surgeline.imaging.cubeparts import (
 from surgeline.work.jobs import FunctionCall
 from surgeline.work.procedure import Procedure
 
+
 def clean_cube(
     arguments: Mapping[str, Any], workers: int, threshold_sigma: float | None = None
 ) -> Procedure[Cleaned]:
@@ -58,9 +59,7 @@ def clean_cube(
     noise = statistics.median(sigma for _, planes in begun for sigma in planes)
     if threshold_sigma is not None:
         arguments = {**arguments, "threshold": f"{threshold_sigma * noise:.6g}Jy"}
-        parts = [
-            replace(part, arguments={**part.arguments, "threshold": arguments["threshold"]}) for part in parts
-        ]
+        parts = [replace(part, arguments={**part.arguments, "threshold": arguments["threshold"]}) for part in parts]
     history: list[tuple[str, list[Record]]] = [
         ("begun", [records[turn] for records, _ in begun]) for turn in range(2)
     ]
@@ -95,9 +94,7 @@ def _cycles(
     name = str(arguments["imagename"]).rpartition("/")[2]
     cycle = 0
     while True:
-        (state,) = yield [
-            FunctionCall(next_controls, dict(arguments), list(history)).declare(name=f"control {name}")
-        ]
+        (state,) = yield [FunctionCall(next_controls, dict(arguments), list(history)).declare(name=f"control {name}")]
         nothing_done = history[-2][0] == "executed" and not any(done["iterdone"] for done in history[-2][1])
         if state["stop"] or nothing_done:
             return dict(state)
@@ -124,8 +121,7 @@ def cut_into_parts(arguments: Mapping[str, Any], workers: int) -> list[Part]:
     edges = [round(channels * part / number) for part in range(number + 1)]
     digits = len(str(channels - 1))
     names = [
-        f"{arguments['imagename']}.parts/{first:0{digits}d}-{last - 1:0{digits}d}"
-        for first, last in pairwise(edges)
+        f"{arguments['imagename']}.parts/{first:0{digits}d}-{last - 1:0{digits}d}" for first, last in pairwise(edges)
     ]
     parts = []
     for position, (first, last) in enumerate(pairwise(edges)):
@@ -192,4 +188,3 @@ def _quantity(value: Any) -> tuple[float, str] | None:
 
 def _label(part: Part) -> str:
     return part.imagename.rpartition("/")[2]
-

@@ -6,6 +6,7 @@ be run again: what the cycle changes is kept aside until the next one begins.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -181,22 +182,30 @@ def next_controls(arguments: Arguments, history: Sequence[tuple[str, Sequence[Re
         control.done()
 
 
-def join_parts(parts: Sequence[str], imagename: str) -> list[str]:
+def join_parts(parts: Sequence[str], imagename: str) -> None:
     """Join the images of all parts by reference: the cube's files hold no pixels, the parts keep them."""
     from casatools import image
 
-    made = []
     for extension in JOINED:
         files = [trimmed_name(part, extension) for part in parts]
-        if all(Path(file).is_dir() for file in files):
-            outfile = f"{imagename}.{extension}"
-            with closing(image()) as tool:
-                joined = tool.imageconcat(
-                    outfile, infiles=files, axis=3, relax=True, overwrite=True, reorder=False, mode="nomovevirtual"
-                )
-                joined.done()
-            made.append(outfile)
-    return made
+        outfile = Path(f"{imagename}.{extension}")
+        if not all(Path(file).is_dir() for file in files):
+            continue
+        if len(files) == 1:
+            outfile.unlink(missing_ok=True)
+            outfile.symlink_to(os.path.relpath(files[0], outfile.parent))
+            continue
+        with closing(image()) as tool:
+            joined = tool.imageconcat(
+                str(outfile),
+                infiles=files,
+                axis=3,
+                relax=True,
+                overwrite=True,
+                reorder=False,
+                mode="nomovevirtual",
+            )
+            joined.done()
 
 
 def plane_noise(path: str) -> list[float]:
@@ -345,10 +354,9 @@ def _with_own_mask(arguments: Arguments) -> Arguments:
     return {**arguments, "mask": ""}
 
 
-def _plain(record: Any) -> Any:
-    """The same record without numpy types, so that it is small to send and CASA takes it back."""
-    if isinstance(record, dict):
-        return {str(key): _plain(value) for key, value in record.items()}
-    if hasattr(record, "tolist"):
-        return record if getattr(record, "ndim", 0) else record.item()
-    return record
+def _plain(record: Mapping[str, Any]) -> Record:
+    """The same record with plain numbers for numpy's, so that it is small to send and CASA takes it back."""
+    return {
+        name: value.item() if hasattr(value, "item") and not getattr(value, "ndim", 0) else value
+        for name, value in record.items()
+    }

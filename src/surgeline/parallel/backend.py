@@ -50,7 +50,10 @@ def open_backend(
     if kind == "serial":
         from surgeline.parallel.serial import SerialBackend
 
-        return SerialBackend(CasaProcess(folder, casa_log(logs, "session"), configuration.settings.casaconfig))
+        settings = configuration.settings
+        return SerialBackend(
+            CasaProcess(folder, casa_log(logs, "session"), settings.casaconfig, settings.worker.threads)
+        )
     from surgeline.parallel.daskhelpers import DaskBackend
 
     return DaskBackend(configuration, cluster or configuration.settings.dask.cluster, folder, logs, lost)

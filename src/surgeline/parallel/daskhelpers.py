@@ -104,6 +104,7 @@ class DaskBackend:
         self._lost = lost
         self._lock = threading.RLock()
         self._waiting: deque[_Pending] = deque()
+        self._leisure: deque[_Pending] = deque()
         self._sent: dict[str, _Bundle] = {}
         self._mean_seconds: dict[str, float] = {}
         self._done: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -116,7 +117,7 @@ class DaskBackend:
         self._cluster = local.start(asked, TellingNanny, Path(self._scratch.name))
         try:
             self._client = Client(self._cluster, set_as_default=False)
-            self._client.register_plugin(CasaWorker(folder, logs, dict(settings.casaconfig)))
+            self._client.register_plugin(CasaWorker(folder, logs, dict(settings.casaconfig), asked.threads))
             self._client.subscribe_topic(EXIT_TOPIC, self._hear_of_exit)
             self._client.subscribe_topic("worker-restart-memory", self._hear_of_memory)
             self._client.wait_for_workers(1, timeout=settings.dask.start_timeout)
@@ -129,8 +130,10 @@ class DaskBackend:
         self._collector = threading.Thread(target=self._collect, name="collect-results", daemon=True)
         self._collector.start()
 
-    def submit(self, job: Job, deliver: Deliver) -> str:
+    def submit(self, job: Job, deliver: Deliver, urgent: bool = True) -> str:
         """Queue a job for the cluster.
+
+        Jobs that are not urgent are sent to workers for which there is no urgent one.
 
         Raises:
             ClusterError: the job cannot be pickled.
@@ -144,7 +147,7 @@ class DaskBackend:
             ) from error
         ticket = uuid.uuid4().hex
         with self._lock:
-            self._waiting.append(_Pending(ticket, job, pickled, deliver))
+            (self._waiting if urgent else self._leisure).append(_Pending(ticket, job, pickled, deliver))
             self._feed()
         return ticket
 
@@ -157,8 +160,12 @@ class DaskBackend:
         """Stop jobs; a worker that runs one of them is replaced, since CASA cannot be interrupted."""
         named = set(tickets)
         with self._lock:
-            dropped = [pending for pending in self._waiting if pending.ticket in named]
-            self._waiting = deque(pending for pending in self._waiting if pending.ticket not in named)
+            dropped = []
+            for jobs in (self._waiting, self._leisure):
+                dropped += [pending for pending in jobs if pending.ticket in named]
+                kept = [pending for pending in jobs if pending.ticket not in named]
+                jobs.clear()
+                jobs.extend(kept)
             stopped = {
                 key: bundle
                 for key, bundle in self._sent.items()
@@ -192,8 +199,8 @@ class DaskBackend:
 
     def _feed(self) -> None:
         """Send waiting jobs to free workers; called with the lock held."""
-        while self._waiting and len(self._sent) < self.workers:
-            jobs = self._next_bundle()
+        while (self._waiting or self._leisure) and len(self._sent) < self.workers:
+            jobs = self._next_bundle() if self._waiting else [self._leisure.popleft()]
             key = f"{jobs[0].job.declared.name}-{uuid.uuid4().hex}"
             # pure=False: jobs have side effects, so equal ones are not the same one.
             future = self._client.submit(_run_on_worker, [job.pickled for job in jobs], key=key, pure=False)
@@ -236,8 +243,13 @@ class DaskBackend:
                 self._feed()
             self._collect_bundle(bundle)
         with self._lock:
-            left = [*self._waiting, *(pending for bundle in self._sent.values() for pending in bundle.jobs)]
+            left = [
+                *self._waiting,
+                *self._leisure,
+                *(pending for bundle in self._sent.values() for pending in bundle.jobs),
+            ]
             self._waiting.clear()
+            self._leisure.clear()
             self._sent.clear()
         for pending in left:
             self._deliver_failure(pending, Failure("cancelled", "the cluster was stopped before it ended"))
@@ -297,9 +309,7 @@ class DaskBackend:
         now = time.time()
         losses = tuple(pending.losses)
         job = pending.job
-        pending.deliver(
-            Outcome(job.declared.name, str(job), failure=failure, started=now, ended=now, losses=losses)
-        )
+        pending.deliver(Outcome(job.declared.name, str(job), failure=failure, started=now, ended=now, losses=losses))
 
 
 def _run_on_worker(pickled_jobs: list[bytes]) -> list[bytes]:

@@ -31,8 +31,8 @@ class SerialBackend:
         self._waiting: dict[str, Future[None]] = {}
         self._now: str | None = None
 
-    def submit(self, job: Job, deliver: Deliver) -> str:
-        """Queue a job behind those before it."""
+    def submit(self, job: Job, deliver: Deliver, urgent: bool = True) -> str:
+        """Queue a job behind those before it, urgent or not: this process never has idle moments to fill."""
         ticket = uuid.uuid4().hex
         with self._lock:
             future = self._thread.submit(self._run, ticket, job, deliver)

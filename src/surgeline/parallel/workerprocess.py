@@ -37,12 +37,13 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
     folder: Path
     logs: Path
     casaconfig: Mapping[str, Any]
+    threads: int
     name = "surgeline-casa-worker"
 
     def setup(self, worker: Worker) -> None:
         """Called by Dask in each worker process before it is given a job, and in each that replaces one."""
         name = f"worker-{worker.name}"
-        process = CasaProcess(self.folder, casa_log(self.logs, name), self.casaconfig)
+        process = CasaProcess(self.folder, casa_log(self.logs, name), self.casaconfig, self.threads)
         process.prepare()
         # What a job prints would otherwise garble the session's own display.
         output = (self.logs / f"{safe_name(name)}.out").open("ab")

@@ -27,9 +27,7 @@ class Parameters(StageParameters):
 
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Apply the tables of each MS, calibrators with their own gains and targets with the nearest calibrator's."""
-    found = yield from together(
-        [_one(stage, parameters, observation) for observation in stage.known(Observation)]
-    )
+    found = yield from together([_one(stage, parameters, observation) for observation in stage.known(Observation)])
     return [fact for facts in found for fact in facts]
 
 
@@ -92,7 +90,5 @@ def gain_fields_of(observation: Observation, roles: Roles) -> dict[tuple[int, ..
 def _separation(one: Field, other: Field) -> float:
     """The angle between two fields, in radians (haversine formula)."""
     ra1, dec1, ra2, dec2 = (math.radians(angle) for angle in (one.ra, one.dec, other.ra, other.dec))
-    haversine = (
-        math.sin((dec2 - dec1) / 2) ** 2 + math.cos(dec1) * math.cos(dec2) * math.sin((ra2 - ra1) / 2) ** 2
-    )
+    haversine = math.sin((dec2 - dec1) / 2) ** 2 + math.cos(dec1) * math.cos(dec2) * math.sin((ra2 - ra1) / 2) ** 2
     return 2.0 * math.asin(math.sqrt(haversine))

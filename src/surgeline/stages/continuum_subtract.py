@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from pydantic import NonNegativeInt
 
@@ -37,9 +38,7 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
         for observation in stage.known(Observation)
         for number in stage.required(Roles, vis=observation.vis).target
     ]
-    found = yield from together(
-        [_one(stage, parameters, observation, number) for observation, number in asked]
-    )
+    found = yield from together([_one(stage, parameters, observation, number) for observation, number in asked])
     return [fact for facts in found for fact in facts]
 
 
@@ -61,7 +60,10 @@ def _one(stage: Stage, parameters: Parameters, observation: Observation, number:
         ]
     facts.append(
         Decision(
-            stage=stage.name, what=f"continuum channels of {name}", value=spec or "all: no line", reason=reason
+            stage=stage.name,
+            what=f"continuum channels of {name}",
+            value=spec or "all: no line",
+            reason=reason,
         )
     )
     if spec:
@@ -105,8 +107,14 @@ def find_continuum(vis: str) -> tuple[str, str]:
     return (",".join(spec for spec in specs if spec) if any_line else ""), "; ".join(reasons)
 
 
-def line_channels(data, flags, weights):  # type: ignore[no-untyped-def]  # numpy is not imported with this module
-    """Which channels have a line; see `find_continuum`. Data (pol, channel, row), weights (pol, row), in Jy."""
+def line_channels(data: Any, flags: Any, weights: Any) -> tuple[Any, float]:
+    """Which channels have a line, and the noise of the spectrum, in Jy; see `find_continuum`.
+
+    Args:
+        data: complex visibilities in Jy, of shape (polarisations, channels, rows).
+        flags: of the same shape, true where bad.
+        weights: of shape (polarisations, rows).
+    """
     import numpy as np
 
     weight = np.where(flags, 0.0, weights[:, np.newaxis, :])
@@ -136,7 +144,7 @@ def line_channels(data, flags, weights):  # type: ignore[no-untyped-def]  # nump
     return grown, sigma
 
 
-def _continuum_level(spectrum, sigma):  # type: ignore[no-untyped-def]
+def _continuum_level(spectrum: Any, sigma: float) -> float:
     """The level that most channels lie near: the middle of the fullest interval of 4 sigma."""
     import numpy as np
 

@@ -54,7 +54,10 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     }
     yield [FunctionCall(write_manifest, manifest, product("manifest.json")).declare(name="write manifest")]
     commands = [
-        Command(stage=stage.name, text=str(JobRequest("exportfits", _arguments(path, fits, parameters.velocity))))
+        Command(
+            stage=stage.name,
+            text=JobRequest("exportfits", _arguments(path, fits, parameters.velocity)).command(),
+        )
         for path, fits in paths.items()
     ]
     return [*products, *commands]

@@ -42,25 +42,17 @@ class Parameters(StageParameters):
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Flag each MS in one pass over its data."""
     observations = stage.known(Observation)
-    commands = flag_commands(parameters)
-    summary = {"mode": "summary"}
-    before = yield [
-        JobRequest("flagdata", {"vis": seen.vis, **summary}).declare(name=f"flag summary of {seen.vis}")
-        for seen in observations
-    ]
-    if commands:
-        yield [
-            JobRequest("flagdata", {"vis": seen.vis, "mode": "list", "inpfile": commands}).declare(
-                name=f"flag {seen.vis}"
-            )
-            for seen in observations
-        ]
-    after = yield [
-        JobRequest("flagdata", {"vis": seen.vis, **summary}).declare(name=f"flag summary of {seen.vis}")
+    # Flags are counted before and after in the same pass over the data.
+    commands = ["mode='summary' name='before'", *flag_commands(parameters), "mode='summary' name='after'"]
+    counted = yield [
+        JobRequest("flagdata", {"vis": seen.vis, "mode": "list", "inpfile": commands}).declare(
+            name=f"flag {seen.vis}"
+        )
         for seen in observations
     ]
     facts: list[Fact] = []
-    for observation, early, late in zip(observations, before, after, strict=True):
+    for observation, reports in zip(observations, counted, strict=True):
+        early, late = (_report(reports, name) for name in ("before", "after"))
         facts.append(flag_summary(observation.vis, "import", early))
         flags = flag_summary(observation.vis, stage.name, late)
         facts.append(flags)
@@ -91,6 +83,11 @@ def flag_commands(parameters: Parameters) -> list[str]:
     if parameters.interference:
         commands.append("mode='tfcrop' datacolumn='DATA' reason='interference'")
     return [*commands, *parameters.commands]
+
+
+def _report(reports: dict[str, Any], name: str) -> dict[str, Any]:
+    """One of the summaries that a list of flagdata commands returns."""
+    return next(report for report in reports.values() if isinstance(report, dict) and report.get("name") == name)
 
 
 def flag_summary(vis: str, after: str, counted: dict[str, Any]) -> FlagSummary:

@@ -74,9 +74,7 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     return facts
 
 
-def _measured(
-    observation: Observation, number: int, result: Mapping[str, Any], standard: str
-) -> list[FluxDensity]:
+def _measured(observation: Observation, number: int, result: Mapping[str, Any], standard: str) -> list[FluxDensity]:
     """A calibrator's flux densities from what fluxscale returns."""
     found = result.get(str(number), {})
     return [

@@ -11,7 +11,7 @@ from surgeline.stages.solving import selections, solve
 from surgeline.stages.stage import Parameters as StageParameters
 from surgeline.stages.stage import Stage
 from surgeline.work.jobs import FunctionCall
-from surgeline.work.procedure import Procedure, together
+from surgeline.work.procedure import Aside, Procedure, together
 
 
 class Parameters(StageParameters):
@@ -32,9 +32,7 @@ class Parameters(StageParameters):
 
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Solve on all calibrators of each MS, with its bandpass applied, each spectral window by its own job."""
-    found = yield from together(
-        [_one(stage, parameters, observation) for observation in stage.known(Observation)]
-    )
+    found = yield from together([_one(stage, parameters, observation) for observation in stage.known(Observation)])
     return [fact for facts in found for fact in facts]
 
 
@@ -60,7 +58,8 @@ def _one(stage: Stage, parameters: Parameters, observation: Observation) -> Proc
     )
     path = picture(f"{stage.name}.{observation.vis}")
     names = [antenna.name for antenna in observation.antennas]
-    yield [FunctionCall(plots.gains, table, names, path).declare(name=f"plot {path}", reads=[table], writes=[path])]
+    drawing = FunctionCall(plots.gains, table, names, path).declare(name=f"plot {path}", reads=[table], writes=[path])
+    yield Aside([drawing])
     return [
         CalibrationTable(vis=observation.vis, path=table, kind="G", solved_on=calibrators),
         Picture(

@@ -16,7 +16,7 @@ from surgeline.stages.roles import find_roles
 from surgeline.stages.stage import Parameters as StageParameters
 from surgeline.stages.stage import Stage
 from surgeline.work.jobs import FunctionCall, Job, JobRequest
-from surgeline.work.procedure import Procedure
+from surgeline.work.procedure import Aside, Procedure
 
 
 class Parameters(StageParameters):
@@ -35,7 +35,8 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     for name in names:
         if names.count(name) > 1:
             raise DataError(
-                f"two of the observations would both become {name}", "rename one, or reduce them in different sessions"
+                f"two of the observations would both become {name}",
+                "rename one, or reduce them in different sessions",
             )
     yield [_import_job(found, name) for found, name in zip(inputs, names, strict=True)]
     observations: list[Observation] = list(
@@ -50,9 +51,7 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     pictures: list[Job] = []
     for found, observation in zip(inputs, observations, strict=True):
         vis = observation.vis
-        roles = find_roles(
-            observation, parameters.flux, parameters.bandpass, parameters.phase, parameters.target
-        )
+        roles = find_roles(observation, parameters.flux, parameters.bandpass, parameters.phase, parameters.target)
         fields = tuple(field.id for field in observation.fields)
         facts += [observation, roles, Dataset(path=vis, parent=str(found.path), kind="raw", fields=fields)]
         for role in ("flux", "bandpass", "phase", "target"):
@@ -67,11 +66,13 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
             Picture(
                 path=path,
                 title=f"{vis}: array and uv coverage",
-                caption=f"{len(observation.antennas)} antennas; longest baseline {observation.longest_baseline:.0f} m",
+                caption=(
+                    f"{len(observation.antennas)} antennas; longest baseline {observation.longest_baseline:.0f} m"
+                ),
                 topic="observation",
             )
         )
-    yield pictures
+    yield Aside(pictures)
     return facts
 
 
@@ -89,7 +90,10 @@ def copy_ms(source: str, vis: str) -> None:
     unfinished = partial(vis)
     shutil.rmtree(unfinished, ignore_errors=True)
     copied = subprocess.run(
-        ["cp", "-R", "--reflink=auto", "--", source, str(unfinished)], capture_output=True, text=True, check=False
+        ["cp", "-R", "--reflink=auto", "--", source, str(unfinished)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if copied.returncode:
         raise DataError(f"{source} could not be copied: {copied.stderr.strip()}", "free space, or make it readable")

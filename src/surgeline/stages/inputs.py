@@ -36,7 +36,8 @@ def find_input(reference: str) -> Input:
     if not path.exists():
         siblings = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(
-            f"{path} does not exist", nearest(path.name, siblings) if siblings else f"nor does the folder {path.parent}"
+            f"{path} does not exist",
+            nearest(path.name, siblings) if siblings else f"nor does the folder {path.parent}",
         )
     if path.is_dir():
         if (path / "table.dat").is_file() and (path / "ANTENNA").is_dir():

@@ -12,7 +12,7 @@ from surgeline.stages import plots
 from surgeline.stages.stage import Parameters as StageParameters
 from surgeline.stages.stage import Stage
 from surgeline.work.jobs import FunctionCall, JobRequest
-from surgeline.work.procedure import Procedure, together
+from surgeline.work.procedure import Aside, Procedure, together
 
 
 class Parameters(StageParameters):
@@ -45,14 +45,11 @@ def _one(stage: Stage, plan: ImagePlan) -> Procedure[list[Fact]]:
         "major_cycles": cleaned.major_cycles,
         "stop": cleaned.stop,
     }
-    measured, _ = yield [
-        FunctionCall(measure, path).declare(name=f"measure {plan.name}", reads=[path]),
-        FunctionCall(plots.image, path, drawing).declare(
-            name=f"plot {plan.name}", reads=[path], writes=[drawing]
-        ),
-    ]
+    (measured,) = yield [FunctionCall(measure, path).declare(name=f"measure {plan.name}", reads=[path])]
+    plot = FunctionCall(plots.image, path, drawing)
+    yield Aside([plot.declare(name=f"plot {plan.name}", reads=[path], writes=[drawing])])
     # However it was made, its pixels are those of this one call.
-    command = Command(stage=stage.name, text=str(JobRequest("tclean", cleaned.arguments)))
+    command = Command(stage=stage.name, text=JobRequest("tclean", cleaned.arguments).command())
     return [
         Image(path=path, **details, **measured),
         command,

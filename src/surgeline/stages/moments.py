@@ -14,7 +14,7 @@ from surgeline.stages import plots
 from surgeline.stages.stage import Parameters as StageParameters
 from surgeline.stages.stage import Stage
 from surgeline.work.jobs import FunctionCall, JobRequest
-from surgeline.work.procedure import Procedure, together
+from surgeline.work.procedure import Aside, Procedure, together
 
 _SUFFIX: dict[int, Literal["moment 0", "moment 1"]] = {0: "moment 0", 1: "moment 1"}
 
@@ -33,9 +33,7 @@ class Parameters(StageParameters):
 
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Make moments 0 and 1 of each cube, each by its own job."""
-    found = yield from together(
-        [_one(stage, parameters, cube) for cube in stage.known(Image, kind="cube")]
-    )
+    found = yield from together([_one(stage, parameters, cube) for cube in stage.known(Image, kind="cube")])
     return [fact for facts in found for fact in facts]
 
 
@@ -52,21 +50,28 @@ def _one(stage: Stage, parameters: Parameters, cube: Image) -> Procedure[list[Fa
     yield [
         JobRequest(
             "immoments",
-            {"imagename": cube.path, "moments": [number], "excludepix": [-1000.0, threshold], "outfile": path},
+            {
+                "imagename": cube.path,
+                "moments": [number],
+                "excludepix": [-1000.0, threshold],
+                "outfile": path,
+            },
         ).declare(name=f"moment {number} of {cube.field}", reads=[cube.path])
         for number, path in made.items()
     ]
     drawings = {number: picture(f"{path.rpartition('/')[2]}") for number, path in made.items()}
     results = yield [
-        job
+        FunctionCall(measure, path).declare(name=f"measure moment {number}", reads=[path])
         for number, path in made.items()
-        for job in (
-            FunctionCall(measure, path).declare(name=f"measure moment {number}", reads=[path]),
+    ]
+    yield Aside(
+        [
             FunctionCall(plots.image, path, drawings[number]).declare(
                 name=f"plot moment {number}", reads=[path], writes=[drawings[number]]
-            ),
-        )
-    ]
+            )
+            for number, path in made.items()
+        ]
+    )
     facts: list[Fact] = [
         Decision(
             stage=stage.name,
@@ -75,7 +80,7 @@ def _one(stage: Stage, parameters: Parameters, cube: Image) -> Procedure[list[Fa
             reason=reason,
         )
     ]
-    for (number, path), measured in zip(made.items(), results[::2], strict=True):
+    for (number, path), measured in zip(made.items(), results, strict=True):
         facts.append(Image(path=path, stem=path, kind=_SUFFIX[number], field=cube.field, **measured))
         facts.append(
             Picture(

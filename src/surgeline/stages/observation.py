@@ -76,7 +76,6 @@ def _fields(metadata: Any) -> tuple[Field, ...]:
                     ra=math.degrees(centre["m0"]["value"]) % 360.0,
                     dec=math.degrees(centre["m1"]["value"]),
                     intents=tuple(sorted(metadata.intentsforfield(int(number)))),
-                    rows=0,
                 )
             )
     return tuple(found)

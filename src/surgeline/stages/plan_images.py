@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from surgeline.context.records import Dataset, Decision, Fact, ImagePlan, Observation, SpectralWindow
 from surgeline.errors import BadInput
@@ -36,8 +36,8 @@ class Parameters(StageParameters):
     continua: bool = True
     cells_per_beam: PositiveFloat = 5.0
     threshold_sigma: PositiveFloat = 3.0
-    cube: dict[str, Any] = {}
-    continuum: dict[str, Any] = {}
+    cube: dict[str, Any] = Field(default_factory=dict)
+    continuum: dict[str, Any] = Field(default_factory=dict)
 
 
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
@@ -97,7 +97,13 @@ def _plan(
         "pbmask": 0.2,
     }
     if kind == "cube":
-        arguments |= {"specmode": "cube", "start": 0, "nchan": window.channels, "width": 1, "deconvolver": "hogbom"}
+        arguments |= {
+            "specmode": "cube",
+            "start": 0,
+            "nchan": window.channels,
+            "width": 1,
+            "deconvolver": "hogbom",
+        }
         arguments |= {"perchanweightdensity": False}
         overrides = parameters.cube
     else:

@@ -88,9 +88,11 @@ def image(imagename: str, path: str) -> None:
         coordinates = tool.coordsys()
         unit = tool.brightnessunit()
         beam = tool.restoringbeam()
-        direction = coordinates.referencevalue("n", "direction")["numeric"], coordinates.increment(
-            "n", "direction"
-        )["numeric"], coordinates.referencepixel("direction")["numeric"]
+        direction = (
+            coordinates.referencevalue("n", "direction")["numeric"],
+            coordinates.increment("n", "direction")["numeric"],
+            coordinates.referencepixel("direction")["numeric"],
+        )
         coordinates.done()
     planes = pixels.reshape(*pixels.shape[:2], -1)
     peaks = [np.nanmax(plane) if np.isfinite(plane).any() else -np.inf for plane in np.moveaxis(planes, -1, 0)]

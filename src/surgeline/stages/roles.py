@@ -111,9 +111,7 @@ def _with_intent(fields: Sequence[Field], *intents: str) -> tuple[int, ...]:
 def _matching(fields: Sequence[Field], patterns: Sequence[str], vis: str) -> tuple[int, ...]:
     numbers: list[int] = []
     for pattern in patterns:
-        matching = [
-            field.id for field in fields if str(field.id) == pattern or fnmatchcase(field.name, pattern)
-        ]
+        matching = [field.id for field in fields if str(field.id) == pattern or fnmatchcase(field.name, pattern)]
         if not matching:
             raise DataError(f"{vis} has no field {pattern!r}", nearest(pattern, [field.name for field in fields]))
         numbers += [number for number in matching if number not in numbers]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from surgeline.context.records import Decision, Fact, FluxDensity, Observation, Roles
 from surgeline.errors import DataError
 from surgeline.stages.stage import Parameters as StageParameters
@@ -23,7 +25,7 @@ class Parameters(StageParameters):
     standard: str = "Perley-Butler 2017"
     scale_by_channel: bool = True
     model: str = ""
-    flux_densities: dict[str, float] = {}
+    flux_densities: dict[str, float] = Field(default_factory=dict)
 
 
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
@@ -42,7 +44,10 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
         arguments: dict[str, object] = {"vis": observation.vis, "field": str(number), "usescratch": True}
         name = observation.field(number).name
         if name in parameters.flux_densities:
-            arguments |= {"standard": "manual", "fluxdensity": [parameters.flux_densities[name], 0.0, 0.0, 0.0]}
+            arguments |= {
+                "standard": "manual",
+                "fluxdensity": [parameters.flux_densities[name], 0.0, 0.0, 0.0],
+            }
         else:
             arguments |= {"standard": parameters.standard, "scalebychan": parameters.scale_by_channel}
             if parameters.model:
@@ -74,9 +79,7 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
                     standard=standard,
                 )
             )
-        facts.append(
-            Decision(stage=stage.name, what=f"flux scale of {name}", value=standard, reason="setjy's model")
-        )
+        facts.append(Decision(stage=stage.name, what=f"flux scale of {name}", value=standard, reason="setjy's model"))
     return facts
 
 

@@ -45,9 +45,9 @@ def solve(
     """
     parts = [caltable] if len(spw) == 1 else [f"{caltable}.spw{selection.split(':')[0]}" for selection in spw]
     yield [
-        JobRequest(
-            task, {"vis": observation.vis, "caltable": part, "spw": selection, **arguments}
-        ).declare(name=f"{task} {part.rpartition('/')[2]}")
+        JobRequest(task, {"vis": observation.vis, "caltable": part, "spw": selection, **arguments}).declare(
+            name=f"{task} {part.rpartition('/')[2]}"
+        )
         for part, selection in zip(parts, spw, strict=True)
     ]
     if len(parts) > 1:

@@ -60,7 +60,8 @@ class Stage:
         if fact is None:
             of = ", ".join(f"{name} {value}" for name, value in equal.items())
             raise DataError(
-                f"stage {self.name!r} needs {kind.__name__} facts{' of ' + of if of else ''}, and no stage before it made any",
+                f"stage {self.name!r} needs {kind.__name__} facts{' of ' + of if of else ''}, "
+                "and no stage before it made any",
                 "put the stage that makes them before it in the recipe",
             )
         return fact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# Only libraries that read these when they are first loaded heed them, so they belong into a child's environment.
+# Libraries read these once, when they are first loaded.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -22,11 +23,13 @@ class CasaProcess:
         folder: the current directory of jobs.
         log_file: where this process's CASA log goes.
         casaconfig: further settings for casaconfig; they win over the offline defaults.
+        threads: how many threads CASA may use.
     """
 
     folder: Path
     log_file: Path
     casaconfig: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 1
 
     def prepare(self) -> None:
         """Configure CASA in this process; call it before CASA is first imported.
@@ -37,6 +40,7 @@ class CasaProcess:
         if "casatools" in sys.modules:
             import_module("casatasks").casalog.setlogfile(str(self.log_file))
             return
+        os.environ.update(thread_environment(self.threads))
         # casatools bundles older libraries of the same names: Python's own have to be loaded first.
         import_module("sqlite3")
         import_module("ssl")
@@ -79,7 +83,11 @@ def current_log_file() -> Path | None:
 
 _COMMAND = re.compile(r"\t(\w+)::::casa\t(\1\( .* \))$")
 # What every run says of the leap-second table of casadata, whatever the task, and that nobody can act on.
-_LEAP_SECONDS = ("Leap second table TAI_UTC", "Until the table is updated", "times and coordinates derived from UTC")
+_LEAP_SECONDS = (
+    "Leap second table TAI_UTC",
+    "Until the table is updated",
+    "times and coordinates derived from UTC",
+)
 
 
 def read_log(path: Path | None, offset: int) -> tuple[list[str], list[str]]:
@@ -106,4 +114,3 @@ def read_log(path: Path | None, offset: int) -> tuple[list[str], list[str]]:
 def log_size(path: Path | None) -> int:
     """Where a later `read_log` has to begin."""
     return path.stat().st_size if path is not None and path.exists() else 0
-

@@ -37,6 +37,9 @@ _EXPECTED = {
 }
 
 
+_CONVERSIONS = {"int": int, "float": float, "bool": bool, "str": str}
+
+
 @dataclass(frozen=True)
 class Signature:
     """One task's arguments: their defaults (as source) and the type names that each accepts."""
@@ -74,9 +77,9 @@ class Signature:
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of a default such as `[ int(-1) ]`: literals, and int or float around one."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("int", "float"):
-        return (int if node.func.id == "int" else float)(_literal(node.args[0]))
+    """The value of a default such as `[ int(-1) ]`: literals, and int, float or bool around one."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CONVERSIONS:
+        return _CONVERSIONS[node.func.id](*(_literal(argument) for argument in node.args))
     if isinstance(node, ast.List):
         return [_literal(item) for item in node.elts]
     return ast.literal_eval(node)
@@ -89,7 +92,9 @@ def _fits(value: Any, kind: str) -> bool:
         value = value.tolist()
     if kind.endswith("Vec"):
         single = kind.removesuffix("Vec")
-        return (isinstance(value, list | tuple) and all(_fits(item, single) for item in value)) or _fits(value, single)
+        return (isinstance(value, list | tuple) and all(_fits(item, single) for item in value)) or _fits(
+            value, single
+        )
     if kind == "cBool":
         return isinstance(value, bool)
     if kind == "cInt":
@@ -120,9 +125,7 @@ def signature(task: str) -> Signature:
     if task not in task_names():
         raise BadInput(f"casatasks has no task {task!r}", nearest(task, task_names()))
     tree = ast.parse((_folder() / f"{task}.py").read_text(encoding="utf-8"))
-    call = next(
-        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "__call__"
-    )
+    call = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "__call__")
     names = [argument.arg for argument in call.args.args if argument.arg != "self"]
     defaults = {name: ast.unparse(value) for name, value in zip(names, call.args.defaults, strict=True)}
     types: dict[str, tuple[str, ...]] = {}

@@ -65,12 +65,12 @@ def execute_pickled(pickled_job: bytes, worker: str) -> bytes:
     """Run a pickled job and pickle its Outcome; a value that cannot be pickled is a failure of that job."""
     outcome = execute(cloudpickle.loads(pickled_job), worker)
     try:
-        return cloudpickle.dumps(outcome)
+        pickled: bytes = cloudpickle.dumps(outcome)
     except Exception as error:  # noqa: BLE001 - pickling runs code of the value's own
         message = f"its value, a {type(outcome.value).__name__}, cannot be pickled: {error}"
-        return cloudpickle.dumps(
-            replace(outcome, value=None, failure=Failure("unpicklable", message, traceback.format_exc()))
-        )
+        failure = Failure("unpicklable", message, traceback.format_exc())
+        pickled = cloudpickle.dumps(replace(outcome, value=None, failure=failure))
+    return pickled
 
 
 def _make_ready(job: Job) -> None:

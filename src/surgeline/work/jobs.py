@@ -23,7 +23,9 @@ _WRITTEN_ARGUMENT = {
     **dict.fromkeys(("bandpass", "blcal", "fringefit", "gaincal", "gencal", "polcal"), "caltable"),
     **dict.fromkeys(("importasdm", "importatca", "importmiriad", "importuvfits", "importvla"), "vis"),
     **dict.fromkeys(("cvel2", "hanningsmooth", "mstransform", "phaseshift", "split", "uvcontsub"), "outputvis"),
-    **dict.fromkeys(("imcollapse", "imcontsub", "immath", "impbcor", "imregrid", "imsmooth", "imsubimage"), "outfile"),
+    **dict.fromkeys(
+        ("imcollapse", "imcontsub", "immath", "impbcor", "imregrid", "imsmooth", "imsubimage"), "outfile"
+    ),
     "exportfits": "fitsimage",
     "fluxscale": "fluxtable",
     "importfits": "imagename",
@@ -49,6 +51,10 @@ class Declaration:
     writes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     overwrite: bool = False
+
+
+# A job that is made without a declaration derives its own.
+_UNDECLARED = Declaration("")
 
 
 class Job:
@@ -102,9 +108,7 @@ class FunctionCall(Job):
     keywords: Mapping[str, Any]
     declared: Declaration
 
-    def __init__(
-        self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> None:
         if not callable(function):
             raise BadInput(f"{function!r} cannot be called", "give FunctionCall a function and then its arguments")
         object.__setattr__(self, "function", function)
@@ -132,13 +136,13 @@ class JobRequest(Job):
 
     task: str
     arguments: Mapping[str, Any]
-    declared: Declaration = None  # type: ignore[assignment]  # made from the arguments below
+    declared: Declaration = _UNDECLARED
 
     def __post_init__(self) -> None:
         arguments = {name: _plain(value) for name, value in self.arguments.items()}
         signature(self.task).check(arguments)
         object.__setattr__(self, "arguments", arguments)
-        if self.declared is None:
+        if self.declared is _UNDECLARED:
             object.__setattr__(self, "declared", self._declaration())
 
     def _declaration(self) -> Declaration:
@@ -166,6 +170,10 @@ class JobRequest(Job):
     def run(self) -> Any:
         return getattr(import_module("casatasks"), self.task)(**self.arguments)
 
+    def command(self) -> str:
+        """The call in full, as a script can make it."""
+        return f"{self.task}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+
     def __str__(self) -> str:
         return _as_call(self.task, (), self.arguments)
 
@@ -180,7 +188,7 @@ class PipelineTask(Job):
     cls: type[Any]
     arguments: Mapping[str, Any]
     context: Any
-    declared: Declaration = None  # type: ignore[assignment]  # made from the class below
+    declared: Declaration = _UNDECLARED
 
     def __post_init__(self) -> None:
         if not hasattr(self.cls, "Inputs"):
@@ -189,7 +197,7 @@ class PipelineTask(Job):
                 "give a class with `Inputs(context, **arguments)` and `execute()`",
             )
         object.__setattr__(self, "arguments", dict(self.arguments))
-        if self.declared is None:
+        if self.declared is _UNDECLARED:
             object.__setattr__(self, "declared", Declaration(_name_of(self.cls)))
 
     def _content(self) -> tuple[Any, ...]:

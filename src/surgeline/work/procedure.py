@@ -19,10 +19,17 @@ class Together:
     procedures: Sequence[Procedure[Any]]
 
 
+@dataclass(frozen=True)
+class Aside:
+    """Jobs whose values nothing waits for, such as plots: for workers that have nothing better to do."""
+
+    jobs: Sequence[Job]
+
+
 # A procedure yields batches of jobs and is sent their values, in order; it returns what it found out.
 # Heuristics run between the batches, in the session's process; jobs of a batch run in parallel.
-# It may also yield other procedures to run side by side, and is sent what they return.
-Procedure = Generator[Sequence[Job] | Together, Sequence[Any], Result]
+# It may also yield other procedures to run side by side, and is sent what they return; or jobs to do aside.
+Procedure = Generator[Sequence[Job] | Together | Aside, Sequence[Any], Result]
 
 
 def together(procedures: Sequence[Procedure[Result]]) -> Procedure[list[Result]]:
@@ -30,21 +37,29 @@ def together(procedures: Sequence[Procedure[Result]]) -> Procedure[list[Result]]
     return list((yield Together(procedures)))
 
 
-def drive(procedure: Procedure[Result], run_batch: Callable[[Sequence[Job]], Sequence[Any]]) -> Result:
+def drive(
+    procedure: Procedure[Result],
+    run_batch: Callable[[Sequence[Job]], Sequence[Any]],
+    run_aside: Callable[[Sequence[Job]], None],
+) -> Result:
     """Run a procedure to its end.
 
     Args:
         procedure: what to run.
         run_batch: runs jobs and returns their values in order, or raises; called from several threads at once
             when procedures run side by side.
+        run_aside: has jobs run that nothing waits for; called in the same way.
     """
     try:
         request = next(procedure)
         while True:
             if isinstance(request, Together):
                 with ThreadPoolExecutor(max(1, len(request.procedures)), thread_name_prefix="procedure") as threads:
-                    futures = [threads.submit(drive, inner, run_batch) for inner in request.procedures]
+                    futures = [threads.submit(drive, inner, run_batch, run_aside) for inner in request.procedures]
                 values: Sequence[Any] = [future.result() for future in futures]
+            elif isinstance(request, Aside):
+                run_aside(request.jobs)
+                values = []
             else:
                 values = run_batch(request)
             request = procedure.send(values)

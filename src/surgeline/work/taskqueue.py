@@ -22,8 +22,11 @@ class Backend(Protocol):
     def workers(self) -> int:
         """How many jobs can run at once."""
 
-    def submit(self, job: Job, deliver: Deliver) -> str:
-        """Send a job off; `deliver` is called with its Outcome, once, from another thread. Returns a ticket."""
+    def submit(self, job: Job, deliver: Deliver, urgent: bool = True) -> str:
+        """Send a job off; `deliver` is called with its Outcome, once, from another thread.
+
+        Jobs that are not urgent may wait until no other does. Returns a ticket.
+        """
 
     def running(self, ticket: str) -> bool:
         """Whether a job is being worked on, rather than waiting for a worker."""
@@ -39,7 +42,8 @@ class TaskQueue:
     """Runs jobs on a backend and returns their outcomes.
 
     One failed job neither hides its cause nor loses the results of the others: every job added gives one
-    Outcome, in the order added. With `unique`, a job that equals one already added is dropped.
+    Outcome, in the order added. With `unique`, a job that equals one already added is dropped. A queue that is
+    not `urgent` lets the jobs of others go first.
 
     Use it as a context manager: leaving it waits for its jobs, or cancels them when an exception leaves it.
     """
@@ -48,11 +52,13 @@ class TaskQueue:
         self,
         backend: Backend,
         unique: bool = False,
+        urgent: bool = True,
         added: Callable[[str, Job], None] | None = None,
         done: Callable[[str, Job, Outcome], None] | None = None,
     ) -> None:
         self._backend = backend
         self._unique = unique
+        self._urgent = urgent
         self._added = added
         self._done = done
         self._hashes: set[str] = set()
@@ -86,7 +92,7 @@ class TaskQueue:
                 self._change.notify_all()
 
         try:
-            ticket = self._backend.submit(job, deliver)
+            ticket = self._backend.submit(job, deliver, self._urgent)
         except BaseException:
             with self._change:
                 del self._outcomes[place], self._tickets[place]

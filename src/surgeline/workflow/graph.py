@@ -21,11 +21,15 @@ def needs(recipe: Recipe) -> Mapping[str, tuple[str, ...]]:
         before = stage.needs if stage.needs is not None else tuple(names[max(position - 1, 0) : position])
         for name in before:
             if name not in names:
-                raise RecipeError(f"stage {stage.name!r} needs {name!r}, and there is no such stage", nearest(name, names))
+                raise RecipeError(
+                    f"stage {stage.name!r} needs {name!r}, and there is no such stage", nearest(name, names)
+                )
         waits[stage.name] = before
     try:
         order = tuple(TopologicalSorter(waits).static_order())
     except CycleError as error:
         circle = " → ".join(reversed(error.args[1]))
-        raise RecipeError(f"the stages need each other in a circle: {circle}", "take one of these `needs` away") from error
+        raise RecipeError(
+            f"the stages need each other in a circle: {circle}", "take one of these `needs` away"
+        ) from error
     return {name: waits[name] for name in order}

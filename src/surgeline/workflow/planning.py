@@ -15,7 +15,7 @@ from surgeline.parallel.backend import choose
 from surgeline.paths import SessionPaths
 from surgeline.stages.stage import Stage
 from surgeline.work.jobs import Job
-from surgeline.work.procedure import Procedure, Together
+from surgeline.work.procedure import Aside, Procedure, Together
 from surgeline.workflow.graph import needs
 from surgeline.workflow.recipe import Recipe, StageRequest
 
@@ -147,6 +147,9 @@ def _walk(procedure: Procedure[Any], jobs: list[Job]) -> Any:
                 if stopped is not None:
                     raise stopped
                 values = results
+            elif isinstance(request, Aside):
+                jobs.extend(request.jobs)
+                values = []
             else:
                 jobs.extend(request)
                 values = _Unknown() if request else []

@@ -7,8 +7,11 @@ import platform
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+import psutil
 
 import surgeline
 from surgeline.errors import WorkfolderError
@@ -24,7 +27,9 @@ _SECONDS_BETWEEN_SAVES = 1.0
 class RunRecord:
     """The record of a session, saved whole each time; threads may share it."""
 
-    def __init__(self, paths: SessionPaths, recipe: Recipe, needs: dict[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self, paths: SessionPaths, recipe: Recipe, needs: Mapping[str, tuple[str, ...]], default_cluster: str
+    ) -> None:
         """Begin a record, or go on with the one that an earlier run of the same session left."""
         self._path = paths.record
         self._lock = threading.Lock()
@@ -36,13 +41,19 @@ class RunRecord:
             "versions": versions(),
             "host": socket.gethostname(),
             "platform": platform.platform(),
+            "cores": psutil.cpu_count(),
             "workdir": str(paths.workdir),
+            "backend": earlier.get("backend"),
+            "workers": earlier.get("workers"),
             "recipe": recipe.model_dump(mode="json"),
             "started": earlier.get("started", time.time()),
             "ended": None,
             "state": "running",
             "error": None,
-            "sessions": [*earlier.get("sessions", []), {"started": time.time(), "ended": None, "state": "running"}],
+            "sessions": [
+                *earlier.get("sessions", []),
+                {"started": time.time(), "ended": None, "state": "running"},
+            ],
             "stages": [
                 stages.get(request.name)
                 or {
@@ -52,7 +63,7 @@ class RunRecord:
                     "started": None,
                     "ended": None,
                     "arguments": request.arguments,
-                    "cluster": request.cluster,
+                    "cluster": request.cluster or default_cluster,
                     "needs": list(needs[request.name]),
                     "error": None,
                     "jobs": [],

@@ -63,7 +63,11 @@ class Session:
     """
 
     def __init__(
-        self, recipe: Recipe, workdir: Path, configuration: Configuration | None = None, observer: Observer | None = None
+        self,
+        recipe: Recipe,
+        workdir: Path,
+        configuration: Configuration | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """Check everything that can be checked before anything starts, and take the working folder.
 
@@ -87,10 +91,11 @@ class Session:
             self._lock.release()
             raise
         self._finished = set(self.context.stages())
-        self._record = RunRecord(self.paths, recipe, self._needs)
+        self._record = RunRecord(self.paths, recipe, self._needs, self.configuration.settings.dask.cluster)
         self._backends: dict[str, Backend] = {}
         self._opening = threading.Lock()
         self._queues: list[TaskQueue] = []
+        self._asides: list[TaskQueue] = []
         self._stopping = False
 
     @classmethod
@@ -105,7 +110,8 @@ class Session:
         saved = SessionPaths(workdir.absolute()).recipe
         if not saved.is_file():
             raise WorkfolderError(
-                f"{workdir} holds no session that could go on", "begin one: surgeline run RECIPE --vis … --workdir …"
+                f"{workdir} holds no session that could go on",
+                "begin one: surgeline run RECIPE --vis … --workdir …",
             )
         return cls(recipes.load(str(saved)), workdir, configuration, observer)
 
@@ -131,7 +137,7 @@ class Session:
     def stop(self) -> None:
         """Cancel every job, from any thread; `run` then ends."""
         self._stopping = True
-        for queue in list(self._queues):
+        for queue in [*self._queues, *self._asides]:
             queue.cancel()
 
     def close(self) -> None:
@@ -180,7 +186,8 @@ class Session:
         asked, given = request.resources, local.plan(self.configuration, name)
         if asked.gpus:
             raise RecipeError(
-                f"stage {request.name!r} asks for {asked.gpus} GPUs, and local workers have none", "leave `gpus` out"
+                f"stage {request.name!r} asks for {asked.gpus} GPUs, and local workers have none",
+                "leave `gpus` out",
             )
         if asked.memory and given.memory and asked.memory > given.memory:
             raise RecipeError(
@@ -214,6 +221,9 @@ class Session:
                 # A signal, or an error of Surgeline's own: what still runs is stopped, then all is closed.
                 self.stop()
                 raise
+        for aside in self._asides:
+            # One that failed has been told and is on record; no result depends on it.
+            aside.get_results()
         if failures:
             raise failures[0]
 
@@ -260,7 +270,13 @@ class Session:
                 finally:
                     self._queues.remove(queue)
 
-        return drive(procedure, run_batch)
+        def run_aside(jobs: Sequence[Job]) -> None:
+            aside = TaskQueue(backend, urgent=False, added=added, done=ended)
+            self._asides.append(aside)
+            for job in jobs:
+                aside.add(job.declare(overwrite=True))
+
+        return drive(procedure, run_batch, run_aside)
 
     def _values(self, stage: str, outcomes: Sequence[Outcome]) -> list[Any]:
         failed = [outcome for outcome in outcomes if not outcome.ok]
@@ -303,11 +319,11 @@ class Session:
         state = "interrupted" if interrupted else "failed" if error else "finished"
         try:
             self._record.end(state, str(error) if error else None)
-            if self.configuration.settings.session.weblog and not interrupted:
+            if self.configuration.settings.session.weblog:
                 from surgeline.report.weblog import write_weblog
 
                 write_weblog(self.paths, self._record.content, self.context)
-        except (OSError, SurgelineError):
+        except Exception:
             # The error that ended the run is the one to be told.
             if error is None:
                 raise

@@ -1,0 +1,1 @@
+"""The weblog: what a session did, as one page and as a script."""
