@@ -143,7 +143,7 @@ def simulate(
 
     from surgeline.simulate import Simulation
     from surgeline.simulate import simulate as make
-    from surgeline.work.casaprocess import CasaProcess
+    from surgeline.work.casaprocess import CasaProcess, errors_to
 
     chosen = Simulation(
         antennas=antennas,
@@ -159,7 +159,8 @@ def simulate(
     )
     with tempfile.TemporaryDirectory() as scratch:
         CasaProcess(Path.cwd(), Path(scratch) / "casa.log").prepare()
-        make(path.absolute(), chosen, overwrite=overwrite)
+        with errors_to(Path(scratch) / "casa.out"):
+            make(path.absolute(), chosen, overwrite=overwrite)
     typer.echo(f"made {path} ({chosen.data_bytes / 1e6:.0f} MB of data) and {path}.truth.json")
 
 

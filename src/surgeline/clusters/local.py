@@ -76,7 +76,10 @@ def start(asked: LocalPlan, worker_class: type[Any], scratch: Path) -> Any:
             threads_per_worker=1,
             processes=True,
             host=asked.host,
-            dashboard_address=asked.dashboard_address,
+            # Without a dashboard Dask still serves its health page: on a free port, for this machine only.
+            dashboard_address=asked.dashboard_address or "127.0.0.1:0",
+            scheduler_kwargs={"dashboard": asked.dashboard_address is not None},
+            worker_dashboard_address="127.0.0.1:0",
             memory_limit=asked.memory or 0,
             worker_class=worker_class,
             local_directory=str(scratch),

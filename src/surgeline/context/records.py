@@ -143,7 +143,7 @@ class CalibrationTable(Fact):
     """A calibration table and what it is applied to.
 
     Attributes:
-        kind: B (bandpass), G (gains), or F (gains scaled to flux).
+        kind: B (bandpass), G (gains), P (phases, where G has only amplitudes), or F (gains scaled to flux).
         solved_on: field numbers that it was solved on.
         supersedes: the table that it replaces, if any.
     """
@@ -152,13 +152,16 @@ class CalibrationTable(Fact):
 
     vis: str
     path: str
-    kind: Literal["B", "G", "F"]
+    kind: Literal["B", "G", "P", "F"]
     solved_on: tuple[int, ...]
     supersedes: str = ""
 
 
 class Dataset(Fact):
-    """An MS of the session: calibrated target data split off, or continuum-subtracted."""
+    """An MS of the session: calibrated target data split off, or continuum-subtracted.
+
+    `windows` are the spectral windows that it has data of, by their numbers in the observation.
+    """
 
     identity: ClassVar[tuple[str, ...]] = ("path",)
 
@@ -166,10 +169,14 @@ class Dataset(Fact):
     parent: str
     kind: Literal["raw", "calibrated", "line"]
     fields: tuple[int, ...]
+    windows: tuple[int, ...]
 
 
 class ImagePlan(Fact):
-    """What to image and how: `arguments` are tclean's own."""
+    """What to image and how: `arguments` are tclean's own.
+
+    With `threshold_sigma`, a cube is cleaned down to so many times the noise of its dirty image.
+    """
 
     identity: ClassVar[tuple[str, ...]] = ("name",)
 

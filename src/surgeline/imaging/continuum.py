@@ -1,4 +1,4 @@
-"""A continuum image: one job, which measures the noise of the dirty image and cleans down to it."""
+"""A continuum image: one job."""
 
 from __future__ import annotations
 
@@ -14,16 +14,11 @@ from surgeline.work.jobs import FunctionCall
 from surgeline.work.procedure import Procedure
 
 
-def clean_continuum(arguments: Mapping[str, Any], threshold_sigma: float | None = None) -> Procedure[Cleaned]:
-    """Image and clean the continuum of one field.
-
-    Args:
-        arguments: tclean's own.
-        threshold_sigma: clean down to so many times the noise of the dirty image instead of to `threshold`.
-    """
+def clean_continuum(arguments: Mapping[str, Any]) -> Procedure[Cleaned]:
+    """Image and clean the continuum of one field; `arguments` are tclean's own."""
     stem = str(arguments["imagename"])
     (cleaned,) = yield [
-        FunctionCall(clean_to_noise, dict(arguments), threshold_sigma).declare(
+        FunctionCall(clean_in_one, dict(arguments)).declare(
             name=f"clean {stem.rpartition('/')[2]}", reads=vis_of(arguments), writes=[f"{stem}.image"]
         )
     ]
@@ -31,8 +26,8 @@ def clean_continuum(arguments: Mapping[str, Any], threshold_sigma: float | None 
     return result
 
 
-def clean_to_noise(arguments: dict[str, Any], threshold_sigma: float | None) -> Cleaned:
-    """Make the dirty image, measure its noise, and clean; see `clean_continuum`. Runs on a worker."""
+def clean_in_one(arguments: dict[str, Any]) -> Cleaned:
+    """Make the dirty image, measure its noise, and clean it. Runs on a worker."""
     from casatasks import tclean
 
     stem = Path(arguments["imagename"])
@@ -42,8 +37,6 @@ def clean_to_noise(arguments: dict[str, Any], threshold_sigma: float | None) -> 
         shutil.rmtree(left)
     tclean(**{**arguments, "niter": 0, "restoration": False})
     noise = statistics.median(plane_noise(f"{stem}.residual"))
-    if threshold_sigma is not None:
-        arguments = {**arguments, "threshold": f"{threshold_sigma * noise:.6g}Jy"}
     record = tclean(**{**arguments, "calcpsf": False, "calcres": False})
     return Cleaned(
         arguments=arguments,

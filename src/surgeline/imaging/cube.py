@@ -41,6 +41,7 @@ def clean_cube(
 
     Args:
         arguments: tclean's own, with `nchan`, and `start` as a channel number or with a unit.
+        workers: how many parts to work on at once.
         threshold_sigma: clean down to so many times the noise of the dirty cube instead of to `threshold`.
 
     Raises:
@@ -160,6 +161,11 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         raise BadInput(
             "automasking keeps what it learnt of each channel from cycle to cycle inside one process",
             "give a mask, or usemask='pb' with pbmask",
+        )
+    if arguments.get("nsigma"):
+        raise BadInput(
+            "nsigma stops each channel of a cube by a rule that CASA keeps inside one process",
+            "give a threshold, or leave it out for one from the noise of the dirty cube",
         )
     _start_of(arguments, 0)
 

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from time import time
 
-from surgeline.work.casaprocess import CasaProcess
+from surgeline.work.casaprocess import CasaProcess, errors_to
 from surgeline.work.execution import execute
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Failure, Outcome
@@ -25,6 +25,8 @@ class SerialBackend:
 
     def __init__(self, process: CasaProcess) -> None:
         process.prepare()
+        self._quiet = errors_to(process.log_file.with_suffix(".out"))
+        self._quiet.__enter__()
         self._folder = process.folder
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="serial")
         self._lock = threading.Lock()
@@ -75,3 +77,4 @@ class SerialBackend:
     def close(self) -> None:
         """Drop what waits, and wait for the job that runs."""
         self._thread.shutdown(wait=True, cancel_futures=True)
+        self._quiet.__exit__(None, None, None)

@@ -9,7 +9,9 @@ from typing import Any
 from pydantic import NonNegativeInt
 
 from surgeline.context.records import Dataset, Decision, Fact, Observation, Roles
+from surgeline.errors import RecipeError
 from surgeline.paths import dataset, safe_name
+from surgeline.stages.solving import edge_channels
 from surgeline.stages.stage import Parameters as StageParameters
 from surgeline.stages.stage import Stage
 from surgeline.work.jobs import FunctionCall, JobRequest
@@ -17,6 +19,13 @@ from surgeline.work.procedure import Procedure, together
 
 _LINE_SIGMA = 5.0
 _FEWEST_CHANNELS = 8
+_FEWEST_CONTINUUM_CHANNELS = 3
+# What bandpass calibration may leave of a flat continuum, as a fraction of it.
+_BANDPASS_ERROR = 0.003
+# How much a continuum may change over a window, in units of its amplitude and the fractional bandwidth.
+_STEEPEST = 3.0
+_MOST_ANCHORS = 48
+_SHORTER_BASELINES = 0.3
 
 
 class Parameters(StageParameters):
@@ -46,74 +55,100 @@ def _one(stage: Stage, parameters: Parameters, observation: Observation, number:
     name = observation.field(number).name
     stem = f"{Path(observation.vis).stem}.{safe_name(name)}"
     target, line = dataset(f"{stem}.ms"), dataset(f"{stem}.line.ms")
-    yield [
-        JobRequest(
-            "split",
-            {"vis": observation.vis, "outputvis": target, "field": str(number), "datacolumn": "corrected"},
-        ).declare(name=f"split {name}")
+    windows = tuple(window.id for window in observation.spectral_windows)
+    arguments = {"vis": observation.vis, "outputvis": target, "field": str(number), "datacolumn": "corrected"}
+    # Told which windows to take, split numbers them anew in their order; untold, it may keep unused ones.
+    arguments["spw"] = ",".join(str(window) for window in windows)
+    yield [JobRequest("split", arguments).declare(name=f"split {name}")]
+    facts: list[Fact] = [
+        Dataset(path=target, parent=observation.vis, kind="calibrated", fields=(number,), windows=windows)
     ]
-    facts: list[Fact] = [Dataset(path=target, parent=observation.vis, kind="calibrated", fields=(number,))]
-    spec, reason = parameters.fitspec, "the recipe says so"
-    if not spec:
-        ((spec, reason),) = yield [
+    if parameters.fitspec:
+        specs = _specs_by_window(parameters.fitspec, windows)
+        reason = "the recipe says so"
+    else:
+        ((specs, reason),) = yield [
             FunctionCall(find_continuum, target).declare(name=f"find lines of {name}", reads=[target])
         ]
+    spec = ",".join(f"{position}:{ranges}" for position, ranges in specs.items())
     facts.append(
-        Decision(
-            stage=stage.name,
-            what=f"continuum channels of {name}",
-            value=spec or "all: no line",
-            reason=reason,
-        )
+        Decision(stage=stage.name, what=f"continuum channels of {name}", value=spec or "all: no line", reason=reason)
     )
-    if spec:
-        yield [
-            JobRequest(
-                "uvcontsub",
-                {"vis": target, "outputvis": line, "fitspec": spec, "fitorder": parameters.fitorder},
-            ).declare(name=f"subtract continuum of {name}")
-        ]
-        facts.append(Dataset(path=line, parent=target, kind="line", fields=(number,)))
+    if specs:
+        subtracted = {"vis": target, "outputvis": line, "fitspec": spec, "fitorder": parameters.fitorder}
+        if len(specs) < len(windows):
+            subtracted["spw"] = ",".join(str(position) for position in specs)
+        yield [JobRequest("uvcontsub", subtracted).declare(name=f"subtract continuum of {name}")]
+        with_lines = tuple(windows[position] for position in specs)
+        facts.append(Dataset(path=line, parent=target, kind="line", fields=(number,), windows=with_lines))
     return facts
 
 
-def find_continuum(vis: str) -> tuple[str, str]:
+def _specs_by_window(fitspec: str, windows: tuple[int, ...]) -> dict[int, str]:
+    """A recipe's fitspec, whose windows have the observation's numbers, by position in the MS split off.
+
+    Raises:
+        RecipeError: it is not in uvcontsub's syntax, or names a window that there is not.
+    """
+    specs = {}
+    for part in fitspec.split(","):
+        number, colon, ranges = part.strip().partition(":")
+        if not colon or not number.isdigit() or int(number) not in windows:
+            raise RecipeError(
+                f"fitspec {fitspec!r} does not say which channels of which spectral window are continuum",
+                f"write it like 0:4~6;50~59, for windows {', '.join(map(str, windows))}",
+            )
+        specs[windows.index(int(number))] = ranges
+    return specs
+
+
+def find_continuum(vis: str) -> tuple[dict[int, str], str]:
     """Find the channels of a calibrated target that have no line. Runs on a worker.
 
-    The real part of the visibilities' vector average over all baselines and times is a spectrum of what is near
-    the phase centre. Channels that stand out from its median by more than 5 sigma (from the median absolute
-    deviation of neighbouring channels' differences, which a broad line does not raise), and their neighbours, are
-    line.
+    The real part of the visibilities' vector average over all times and the shorter baselines is a spectrum of
+    what is near the phase centre, extended or not; see `line_channels` for what of it is line.
 
     Returns:
-        the continuum channels in uvcontsub's syntax, empty when there is no line; and from which numbers.
+        for each spectral window that has a line, its continuum channels as `4~6;50~59`; and from which numbers.
     """
+    import numpy as np
     from casatools import msmetadata, table
 
     with closing(msmetadata()) as metadata, closing(table()) as main:
         metadata.open(vis)
         main.open(vis)
-        specs, reasons, any_line = [], [], False
+        specs, reasons = {}, []
         for spw in range(metadata.nspw()):
             channels = metadata.nchan(spw)
             description = int(metadata.datadescids(spw=spw)[0])
             with closing(main.query(f"DATA_DESC_ID=={description} && !FLAG_ROW")) as rows:
                 flags, data, weights = rows.getcol("FLAG"), rows.getcol("DATA"), rows.getcol("WEIGHT")
-            line, sigma = line_channels(data, flags, weights)
-            any_line = any_line or bool(line.any())
+                distances = np.hypot(*rows.getcol("UVW")[:2])
+            short = distances <= np.quantile(distances, _SHORTER_BASELINES)
+            frequencies = metadata.chanfreqs(spw)
+            bandwidth = float(np.ptp(frequencies) / np.mean(frequencies))
+            line, sigma = line_channels(data[..., short], flags[..., short], weights[..., short], bandwidth)
             reasons.append(f"spw {spw}: {int(line.sum())} of {channels} channels beyond 5 sigma of {sigma:.2g} Jy")
-            ranges = _ranges([channel for channel in range(channels) if not line[channel]])
-            specs.append(f"{spw}:{ranges}" if ranges else "")
-    return (",".join(spec for spec in specs if spec) if any_line else ""), "; ".join(reasons)
+            continuum = [channel for channel in range(channels) if not line[channel]]
+            if line.any() and len(continuum) >= _FEWEST_CONTINUUM_CHANNELS:
+                specs[spw] = _ranges(continuum)
+    return specs, "; ".join(reasons)
 
 
-def line_channels(data: Any, flags: Any, weights: Any) -> tuple[Any, float]:
-    """Which channels have a line, and the noise of the spectrum, in Jy; see `find_continuum`.
+def line_channels(data: Any, flags: Any, weights: Any, fractional_bandwidth: float = 0.0) -> tuple[Any, float]:
+    """Which channels of a spectral window have a line, and the noise of its spectrum, in Jy.
+
+    The continuum is taken as the straight line over frequency that most channels lie near: lines may fill more
+    than half of a window. Its slope is no more than spectra and sources away from the phase centre explain.
+    Channels beyond 5 sigma of it, next to another such, are line, and so are their neighbours. Sigma is that of
+    neighbouring channels' differences, which a broad line does not raise (1.4826 times the median absolute
+    deviation), with what a bandpass may leave of the continuum.
 
     Args:
         data: complex visibilities in Jy, of shape (polarisations, channels, rows).
         flags: of the same shape, true where bad.
         weights: of shape (polarisations, rows).
+        fractional_bandwidth: the width of the window over its frequency.
     """
     import numpy as np
 
@@ -123,18 +158,25 @@ def line_channels(data: Any, flags: Any, weights: Any) -> tuple[Any, float]:
     usable = total > 0.2 * np.median(total)
     channels = len(spectrum)
     none = np.zeros(channels, dtype=bool)
-    if channels < _FEWEST_CHANNELS or usable.sum() < _FEWEST_CHANNELS:
-        return none, 0.0
     # Band edges that the bandpass left noisy tell nothing either way.
-    usable[: max(1, channels // 20)] = usable[-max(1, channels // 20) :] = False
-    steps = np.diff(spectrum[usable])
-    sigma = float(1.4826 * np.median(np.abs(steps - np.median(steps))) / np.sqrt(2.0))
-    # A line fills part of the window: the continuum is where most of the low or the high channels agree.
-    level = _continuum_level(spectrum[usable], sigma)
+    edge = edge_channels(channels)
+    usable[:edge] = usable[channels - edge :] = False
+    if usable.sum() < _FEWEST_CHANNELS:
+        return none, 0.0
+    numbers, values = np.flatnonzero(usable), spectrum[usable]
+    steps = np.diff(values)
+    noise = 1.4826 * np.median(np.abs(steps - np.median(steps))) / np.sqrt(2.0)
+    sigma = float(np.hypot(noise, _BANDPASS_ERROR * np.median(np.abs(values))))
+    amplitude = float(np.average(np.abs(data), weights=np.maximum(weight, 1e-30)))
+    steepest = _STEEPEST * fractional_bandwidth * amplitude / channels
+    deviation = np.abs(values - _continuum(numbers, values, sigma, steepest))
     line = none.copy()
-    line[usable] = np.abs(spectrum[usable] - level) > _LINE_SIGMA * sigma
+    line[numbers] = deviation > _LINE_SIGMA * sigma
     # One channel alone is interference or noise.
-    line &= np.roll(line, 1) | np.roll(line, -1)
+    beside = np.zeros(channels, dtype=bool)
+    beside[1:] |= line[:-1]
+    beside[:-1] |= line[1:]
+    line &= beside
     grown = line.copy()
     for shift in (1, 2):
         grown[shift:] |= line[:-shift]
@@ -144,15 +186,22 @@ def line_channels(data: Any, flags: Any, weights: Any) -> tuple[Any, float]:
     return grown, sigma
 
 
-def _continuum_level(spectrum: Any, sigma: float) -> float:
-    """The level that most channels lie near: the middle of the fullest interval of 4 sigma."""
+def _continuum(numbers: Any, values: Any, sigma: float, steepest: float) -> Any:
+    """The line through two channels, or level at one, no steeper than told, that most others lie near (2 sigma)."""
     import numpy as np
 
-    ordered = np.sort(spectrum)
-    width = max(4.0 * sigma, 1e-12)
-    last = np.searchsorted(ordered, ordered + width, side="right")
-    fullest = int(np.argmax(last - np.arange(len(ordered))))
-    return float(np.median(ordered[fullest : last[fullest]]))
+    anchors = np.unique(np.linspace(0, len(numbers) - 1, _MOST_ANCHORS).astype(int))
+    best, most = np.full(len(values), np.median(values)), -1
+    for position, first in enumerate(anchors):
+        for last in anchors[position:]:
+            slope = (values[last] - values[first]) / (numbers[last] - numbers[first]) if last > first else 0.0
+            if abs(slope) > steepest:
+                continue
+            fitted = values[first] + slope * (numbers - numbers[first])
+            near = int((np.abs(values - fitted) < 2.0 * sigma).sum())
+            if near > most:
+                best, most = fitted, near
+    return best
 
 
 def _ranges(channels: list[int]) -> str:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from typing import Literal
 
-from surgeline.context.records import CalibrationTable, Fact, Observation, Picture, ReferenceAntenna, Roles
+from surgeline.context.records import (
+    CalibrationTable,
+    Decision,
+    Fact,
+    Observation,
+    Picture,
+    ReferenceAntenna,
+    Roles,
+)
 from surgeline.paths import caltable, picture
 from surgeline.stages import plots
-from surgeline.stages.solving import selections, solve
+from surgeline.stages.solving import flagged_fraction, selections, solve
 from surgeline.stages.stage import Parameters as StageParameters
 from surgeline.stages.stage import Stage
 from surgeline.work.jobs import FunctionCall
 from surgeline.work.procedure import Aside, Procedure, together
+
+# Of phases solved for each integration, how many may have failed before the calibrators are held to be too faint.
+_MOST_FAILED = 0.1
 
 
 class Parameters(StageParameters):
@@ -20,13 +31,14 @@ class Parameters(StageParameters):
     Attributes:
         solint: solution interval.
         spw: windows and channels to solve on, in CASA's syntax; left out, every window without its edges.
-        calmode: amplitude and phase (ap), phase (p) or amplitude (a).
+        phases_first: take out the phases of each integration before amplitudes are solved for, so that phases
+            that drift within an interval do not lower them; left out, wherever the calibrators are bright enough.
         minimum_snr: solutions below it are flagged.
     """
 
     solint: str = "inf"
     spw: str = ""
-    calmode: Literal["ap", "p", "a"] = "ap"
+    phases_first: bool | None = None
     minimum_snr: float = 3.0
 
 
@@ -37,35 +49,57 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
 
 
 def _one(stage: Stage, parameters: Parameters, observation: Observation) -> Procedure[list[Fact]]:
-    roles = stage.required(Roles, vis=observation.vis)
+    vis = observation.vis
+    roles = stage.required(Roles, vis=vis)
     calibrators = tuple(sorted({*roles.flux, *roles.bandpass, *roles.phase}))
-    table = caltable(stage.name, observation.vis, "G")
-    bandpasses = stage.known(CalibrationTable, vis=observation.vis, kind="B")
-    yield from solve(
-        "gaincal",
-        observation,
-        selections(observation, parameters.spw),
-        table,
-        {
-            "field": ",".join(str(number) for number in calibrators),
-            "refant": ",".join(stage.required(ReferenceAntenna, vis=observation.vis).names),
-            "solint": parameters.solint,
-            "calmode": parameters.calmode,
-            "gaintype": "G",
-            "minsnr": parameters.minimum_snr,
-            "gaintable": [bandpass.path for bandpass in bandpasses],
-        },
+    bandpasses = [table.path for table in stage.known(CalibrationTable, vis=vis, kind="B")]
+    common = {
+        "field": ",".join(str(number) for number in calibrators),
+        "refant": ",".join(stage.required(ReferenceAntenna, vis=vis).names),
+        "gaintype": "G",
+        "minsnr": parameters.minimum_snr,
+    }
+    spw = selections(observation, parameters.spw)
+    gains, phases, short = (caltable(stage.name, vis, kind) for kind in ("G", "P", "Pint"))
+
+    phases_first, reason = parameters.phases_first, "the recipe says so"
+    if phases_first is not False:
+        arguments = {**common, "solint": "int", "calmode": "p", "gaintable": bandpasses}
+        yield from solve("gaincal", observation, spw, short, arguments)
+    if phases_first is None:
+        (failed,) = yield [FunctionCall(flagged_fraction, short).declare(name=f"flags of {short}", reads=[short])]
+        phases_first = failed <= _MOST_FAILED
+        reason = f"{failed:.1%} of the phases of single integrations could not be solved for"
+
+    facts: list[Fact] = [CalibrationTable(vis=vis, path=gains, kind="G", solved_on=calibrators)]
+    interval = {**common, "solint": parameters.solint}
+    if phases_first:
+        with_phases = {**interval, "gaintable": [*bandpasses, short]}
+        yield from together(
+            [
+                solve("gaincal", observation, spw, gains, {**with_phases, "calmode": "a"}),
+                solve("gaincal", observation, spw, phases, {**interval, "calmode": "p", "gaintable": bandpasses}),
+            ]
+        )
+        facts.append(CalibrationTable(vis=vis, path=phases, kind="P", solved_on=calibrators))
+    else:
+        yield from solve("gaincal", observation, spw, gains, {**interval, "calmode": "ap", "gaintable": bandpasses})
+    facts.append(
+        Decision(
+            stage=stage.name,
+            what=f"amplitudes of {vis}",
+            value="with the phases of each integration taken out" if phases_first else "together with phases",
+            reason=reason,
+        )
     )
-    path = picture(f"{stage.name}.{observation.vis}")
+    kinds: list[tuple[str, Literal["gains", "phases"]]] = [(gains, "gains")]
+    if phases_first:
+        kinds.append((phases, "phases"))
     names = [antenna.name for antenna in observation.antennas]
-    drawing = FunctionCall(plots.gains, table, names, path).declare(name=f"plot {path}", reads=[table], writes=[path])
-    yield Aside([drawing])
-    return [
-        CalibrationTable(vis=observation.vis, path=table, kind="G", solved_on=calibrators),
-        Picture(
-            path=path,
-            title=f"{observation.vis}: gains",
-            caption="Amplitude and phase over time, one colour for each antenna.",
-            topic="calibration",
-        ),
-    ]
+    for table, what in kinds:
+        path = picture(f"{stage.name}.{vis}.{what}")
+        drawing = FunctionCall(plots.gains, table, names, path)
+        yield Aside([drawing.declare(name=f"plot {path}", reads=[table], writes=[path])])
+        caption = "Amplitude and phase over time, one colour for each antenna."
+        facts.append(Picture(path=path, title=f"{vis}: {what}", caption=caption, topic="calibration"))
+    return facts

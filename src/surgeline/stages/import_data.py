@@ -53,7 +53,9 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
         vis = observation.vis
         roles = find_roles(observation, parameters.flux, parameters.bandpass, parameters.phase, parameters.target)
         fields = tuple(field.id for field in observation.fields)
-        facts += [observation, roles, Dataset(path=vis, parent=str(found.path), kind="raw", fields=fields)]
+        windows = tuple(window.id for window in observation.spectral_windows)
+        raw = Dataset(path=vis, parent=str(found.path), kind="raw", fields=fields, windows=windows)
+        facts += [observation, roles, raw]
         for role in ("flux", "bandpass", "phase", "target"):
             value = ", ".join(observation.field(number).name for number in getattr(roles, role)) or "none"
             facts.append(Decision(stage=stage.name, what=f"{role} of {vis}", value=value, reason=roles.reason))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from surgeline.context.records import Command, Decision, Fact, Image, ImagePlan, Picture
 from surgeline.errors import DataError
 from surgeline.imaging.continuum import clean_continuum
@@ -32,7 +35,7 @@ def _one(stage: Stage, plan: ImagePlan) -> Procedure[list[Fact]]:
     if plan.kind == "cube":
         cleaned = yield from clean_cube(plan.arguments, stage.workers, plan.threshold_sigma)
     else:
-        cleaned = yield from clean_continuum(plan.arguments, plan.threshold_sigma)
+        cleaned = yield from clean_continuum(plan.arguments)
     stem = plan.arguments["imagename"]
     path = f"{stem}.image"
     drawing = picture(plan.name)
@@ -55,13 +58,9 @@ def _one(stage: Stage, plan: ImagePlan) -> Procedure[list[Fact]]:
         command,
         Decision(
             stage=stage.name,
-            what=f"threshold of {plan.name}",
-            value=f"{cleaned.threshold * 1e3:.3g} mJy/beam",
-            reason=(
-                f"{plan.threshold_sigma:g} times the noise of the dirty image, {cleaned.noise * 1e3:.3g} mJy/beam"
-                if plan.threshold_sigma is not None
-                else "the recipe says so"
-            ),
+            what=f"how deep to clean {plan.name}",
+            value=_depth(plan, cleaned.arguments),
+            reason=f"the noise of the dirty image is {cleaned.noise * 1e3:.3g} mJy/beam",
         ),
         Picture(
             path=drawing,
@@ -73,3 +72,11 @@ def _one(stage: Stage, plan: ImagePlan) -> Procedure[list[Fact]]:
             topic="image",
         ),
     ]
+
+
+def _depth(plan: ImagePlan, arguments: Mapping[str, Any]) -> str:
+    if plan.threshold_sigma is not None:
+        return f"{arguments['threshold']}, {plan.threshold_sigma:g} times the noise of the dirty image"
+    if arguments.get("nsigma"):
+        return f"{arguments['nsigma']:g} times the noise of the residual, plane by plane"
+    return str(arguments.get("threshold", "to the limit of iterations"))

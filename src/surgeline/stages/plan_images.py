@@ -11,6 +11,7 @@ from surgeline.context.records import Dataset, Decision, Fact, ImagePlan, Observ
 from surgeline.errors import BadInput
 from surgeline.imaging.cube import check_arguments
 from surgeline.paths import image, safe_name
+from surgeline.stages.solving import edge_channels
 from surgeline.stages.stage import Parameters as StageParameters
 from surgeline.stages.stage import Stage
 from surgeline.work.jobs import JobRequest
@@ -29,13 +30,14 @@ class Parameters(StageParameters):
         cubes: image the lines of each target.
         continua: image the continuum of each target and spectral window.
         cells_per_beam: pixels across the synthesised beam.
-        threshold_sigma: clean down to so many times the noise of the dirty image.
+        threshold_sigma: clean cubes down to so many times the noise of the dirty image, and continua, whose dirty
+            image is full of sidelobes, down to so many times that of the residual (tclean's nsigma).
     """
 
     cubes: bool = True
     continua: bool = True
-    cells_per_beam: PositiveFloat = 5.0
-    threshold_sigma: PositiveFloat = 3.0
+    cells_per_beam: PositiveFloat = 4.0
+    threshold_sigma: PositiveFloat = 4.0
     cube: dict[str, Any] = Field(default_factory=dict)
     continuum: dict[str, Any] = Field(default_factory=dict)
 
@@ -50,13 +52,13 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     if parameters.cubes:
         for found in line:
             observation = observations[datasets[found.parent].parent]
-            for position, window in enumerate(observation.spectral_windows):
-                facts.append(_plan(stage, parameters, found, observation, position, window, "cube"))
+            # uvcontsub keeps the numbers that windows have in the MS that it is given.
+            numbered = datasets[found.parent].windows
+            facts += _plans(stage, parameters, found, observation, numbered, "cube")
     if parameters.continua:
         for found in calibrated:
             observation = observations[found.parent]
-            for position, window in enumerate(observation.spectral_windows):
-                facts.append(_plan(stage, parameters, found, observation, position, window, "continuum"))
+            facts += _plans(stage, parameters, found, observation, found.windows, "continuum")
     decisions: list[Fact] = [
         Decision(
             stage=stage.name,
@@ -69,6 +71,22 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     ]
     yield []
     return facts + decisions
+
+
+def _plans(
+    stage: Stage,
+    parameters: Parameters,
+    found: Dataset,
+    observation: Observation,
+    numbered: tuple[int, ...],
+    kind: str,
+) -> list[ImagePlan]:
+    """One image of a kind for each spectral window of a dataset, whose windows are numbered in the order told."""
+    windows = {window.id: window for window in observation.spectral_windows}
+    return [
+        _plan(stage, parameters, found, observation, numbered.index(number), windows[number], kind)
+        for number in found.windows
+    ]
 
 
 def _plan(
@@ -86,28 +104,30 @@ def _plan(
     arguments: dict[str, Any] = {
         "vis": found.path,
         "imagename": image(name),
-        # Windows are numbered anew in a split MS.
         "spw": str(position),
         **geometry,
         "gridder": "standard",
         "weighting": "briggs",
         "robust": 0.5,
-        "niter": 100000 if kind == "cube" else 10000,
+        "niter": 1000000,
         "usemask": "pb",
         "pbmask": 0.2,
     }
     if kind == "cube":
+        edge = edge_channels(window.channels)
         arguments |= {
             "specmode": "cube",
-            "start": 0,
-            "nchan": window.channels,
+            "start": edge,
+            "nchan": window.channels - 2 * edge,
             "width": 1,
             "deconvolver": "hogbom",
+            "perchanweightdensity": False,
         }
-        arguments |= {"perchanweightdensity": False}
         overrides = parameters.cube
     else:
         arguments |= {"specmode": "mfs", "deconvolver": "hogbom"}
+        if "threshold" not in parameters.continuum:
+            arguments["nsigma"] = parameters.threshold_sigma
         overrides = parameters.continuum
     if "mask" in overrides:
         # A mask of the recipe's own takes the place of the primary beam's.
@@ -127,7 +147,7 @@ def _plan(
         spectral_windows=str(window.id),
         kind="cube" if kind == "cube" else "continuum",
         arguments=arguments,
-        threshold_sigma=None if "threshold" in overrides else parameters.threshold_sigma,
+        threshold_sigma=parameters.threshold_sigma if kind == "cube" and "threshold" not in overrides else None,
         reasons=tuple(reasons),
     )
 

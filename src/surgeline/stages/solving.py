@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -11,8 +12,10 @@ from surgeline.context.records import Observation, SpectralWindow
 from surgeline.work.jobs import FunctionCall, JobRequest
 from surgeline.work.procedure import Procedure
 
-# Channels at each edge of a spectral window that filters make useless, as a fraction of the window.
-_EDGE = 0.1
+# Channels at each edge of a spectral window that filters attenuate, as fractions of the window: those that gains
+# are not solved on, and those too noisy to image.
+_GAIN_EDGE = 0.1
+_NOISY_EDGE = 0.04
 _FEWEST_CHANNELS_WITH_EDGES = 16
 
 
@@ -20,8 +23,13 @@ def inner_channels(window: SpectralWindow) -> str:
     """The selection of a window without its edges, in CASA's spw syntax."""
     if window.channels < _FEWEST_CHANNELS_WITH_EDGES:
         return str(window.id)
-    edge = max(1, round(_EDGE * window.channels))
+    edge = round(_GAIN_EDGE * window.channels)
     return f"{window.id}:{edge}~{window.channels - 1 - edge}"
+
+
+def edge_channels(channels: int) -> int:
+    """How many channels at each edge of a window the filters make too noisy to image."""
+    return math.ceil(_NOISY_EDGE * channels) if channels >= _FEWEST_CHANNELS_WITH_EDGES else 0
 
 
 def selections(observation: Observation, asked: str) -> list[str]:
@@ -67,3 +75,12 @@ def merge_caltables(parts: Sequence[str], caltable: str) -> None:
         with closing(table()) as source:
             source.open(part)
             source.copyrows(caltable)
+
+
+def flagged_fraction(caltable: str) -> float:
+    """The fraction of a table's solutions that are flagged. Runs on a worker."""
+    from casatools import table
+
+    with closing(table()) as tool:
+        tool.open(caltable)
+        return float(tool.getcol("FLAG").mean())

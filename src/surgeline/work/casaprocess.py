@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -68,17 +69,35 @@ def _casaconfig_module() -> Any:
         sys.argv = arguments
 
 
+@contextmanager
+def errors_to(path: Path) -> Iterator[None]:
+    """Send what this process writes to standard error to a file: CASA repeats its log there, unasked."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with path.open("ab") as output:
+        os.dup2(output.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def thread_environment(threads: int) -> dict[str, str]:
     """The environment variables that hold a child process to so many threads."""
     return {name: str(threads) for name in THREAD_VARIABLES}
 
 
 def current_log_file() -> Path | None:
-    """The CASA log file of this process, or None where CASA has not been imported."""
-    if "casatasks" not in sys.modules:
-        return None
-    log = getattr(sys.modules["casatasks"], "casalog", None)
-    return Path(log.logfile()) if log is not None else None
+    """The CASA log file of this process, or None where CASA has not been prepared."""
+    log = getattr(sys.modules.get("casatasks"), "casalog", None)
+    if log is not None:
+        return Path(log.logfile())
+    # Not imported yet: its log, perhaps begun by an earlier session, will be where its configuration says.
+    settings = sys.modules.get("casaconfig.config")
+    return Path(settings.logfile) if settings is not None else None
 
 
 _COMMAND = re.compile(r"\t(\w+)::::casa\t(\1\( .* \))$")

@@ -25,25 +25,29 @@ _LOCK_TIMEOUT = 10.0
 def execute(job: Job, worker: str) -> Outcome:
     """Run a job in this process; whatever it raises becomes a Failure in its Outcome.
 
-    A file that the job says it writes and does not is a failure. `sys.exit` in a job ends the job, not the worker.
+    A file that the job says it writes and does not is a failure. `sys.exit` in a job ends the job, not the worker,
+    and another current directory is the job's own.
     """
     log_file = current_log_file()
     offset = log_size(log_file)
+    folder = Path.cwd()
     started = time.time()
     cpu = _cpu_seconds()
     _reset_peak_memory()
     value = failure = None
     try:
         _make_ready(job)
-        value = job.run()
-        failure = _reported_failure(job, value)
+        try:
+            value = job.run()
+        finally:
+            os.chdir(folder)
+        failure = _reported_failure(job, value, offset)
     except SystemExit as stop:
         failure = Failure("exit", f"the job called sys.exit({stop.code!r})", traceback.format_exc())
-    except Exception as error:  # noqa: BLE001 - whatever a job raises is its outcome
+    except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
         cause = str(error) if hasattr(error, "way_out") else f"{type(error).__name__}: {error}"
         failure = Failure("exception", cause, traceback.format_exc())
-    # A job may be the first in its process to import CASA.
-    lines, commands = read_log(current_log_file(), offset if log_file else 0)
+    lines, commands = read_log(current_log_file(), offset)
     return Outcome(
         job=job.declared.name,
         call=str(job),
@@ -63,7 +67,11 @@ def execute(job: Job, worker: str) -> Outcome:
 
 def execute_pickled(pickled_job: bytes, worker: str) -> bytes:
     """Run a pickled job and pickle its Outcome; a value that cannot be pickled is a failure of that job."""
-    outcome = execute(cloudpickle.loads(pickled_job), worker)
+    try:
+        job = cloudpickle.loads(pickled_job)
+    except Exception as error:  # noqa: BLE001 - unpickling runs code of the arguments' own
+        return cloudpickle.dumps(_never_run(error, worker))  # type: ignore[no-any-return]
+    outcome = execute(job, worker)
     try:
         pickled: bytes = cloudpickle.dumps(outcome)
     except Exception as error:  # noqa: BLE001 - pickling runs code of the value's own
@@ -71,6 +79,15 @@ def execute_pickled(pickled_job: bytes, worker: str) -> bytes:
         failure = Failure("unpicklable", message, traceback.format_exc())
         pickled = cloudpickle.dumps(replace(outcome, value=None, failure=failure))
     return pickled
+
+
+def _never_run(error: Exception, worker: str) -> Outcome:
+    """The outcome of a job that did not survive its journey; whoever sent it knows its name."""
+    now = time.time()
+    message = f"it cannot be unpickled on its worker: {type(error).__name__}: {error}"
+    failure = Failure("unpicklable", message, traceback.format_exc())
+    host = socket.gethostname()
+    return Outcome("", "", None, failure, now, now, host=host, worker=worker, process=os.getpid())
 
 
 def _make_ready(job: Job) -> None:
@@ -84,18 +101,24 @@ def _make_ready(job: Job) -> None:
             path.unlink(missing_ok=True)
 
 
-def _reported_failure(job: Job, value: object) -> Failure | None:
-    """A failure that was told otherwise than by raising: False from a task, or a file that was not written."""
+def _reported_failure(job: Job, value: object, offset: int) -> Failure | None:
+    """A failure that was told otherwise than by raising: False from a task, or a file that was not written.
+
+    Args:
+        job: what was run.
+        value: what it returned.
+        offset: where in CASA's log the job began.
+    """
     if isinstance(job, JobRequest) and value is False:
-        return Failure("reported", f"{job.task} returned False{_last_severe_line()}")
+        return Failure("reported", f"{job.task} returned False{_last_severe_line(offset)}")
     missing = [path for path in job.declared.writes if not Path(path).exists()]
     if missing:
-        return Failure("reported", f"it ended without writing {', '.join(missing)}{_last_severe_line()}")
+        return Failure("reported", f"it ended without writing {', '.join(missing)}{_last_severe_line(offset)}")
     return None
 
 
-def _last_severe_line() -> str:
-    lines, _ = read_log(current_log_file(), 0)
+def _last_severe_line(offset: int) -> str:
+    lines, _ = read_log(current_log_file(), offset)
     severe = [line for line in lines if "\tSEVERE\t" in line]
     return f"; CASA's log says: {severe[-1].split(chr(9))[-1].strip()}" if severe else ""
 

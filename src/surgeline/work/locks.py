@@ -53,5 +53,5 @@ def wait_until_unlocked(table: Path, timeout: float) -> None:
 def _called(process: int) -> str:
     try:
         return f" ({' '.join(psutil.Process(process).cmdline())[:100]})"
-    except psutil.Error:
+    except (psutil.Error, ValueError):
         return " on another machine"

@@ -67,14 +67,13 @@ class TaskQueue:
         self._tickets: list[str] = []
         self._completed: list[int] = []
         self._taken = 0
+        self._untold: Exception | None = None
 
     def add(self, job: Job) -> bool:
         """Put a job into the queue; False when it was dropped as a duplicate."""
-        if self._unique:
-            identity = job.content_hash()
-            if identity in self._hashes:
-                return False
-            self._hashes.add(identity)
+        identity = job.content_hash() if self._unique else ""
+        if identity in self._hashes:
+            return False
         with self._change:
             place = len(self._outcomes)
             self._outcomes.append(None)
@@ -84,8 +83,11 @@ class TaskQueue:
         def deliver(outcome: Outcome) -> None:
             # Nothing is told of a job's end before its start has been.
             known.wait()
-            if self._done:
-                self._done(self._tickets[place], job, outcome)
+            try:
+                if self._done:
+                    self._done(self._tickets[place], job, outcome)
+            except Exception as error:  # noqa: BLE001 - raised again by `get_results`
+                self._untold = self._untold or error
             with self._change:
                 self._outcomes[place] = outcome
                 self._completed.append(place)
@@ -98,9 +100,13 @@ class TaskQueue:
                 del self._outcomes[place], self._tickets[place]
             raise
         self._tickets[place] = ticket
-        if self._added:
-            self._added(ticket, job)
-        known.set()
+        if self._unique:
+            self._hashes.add(identity)
+        try:
+            if self._added:
+                self._added(ticket, job)
+        finally:
+            known.set()
         return True
 
     def add_functioncall(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> bool:
@@ -121,7 +127,10 @@ class TaskQueue:
             self.add(FunctionCall(function, *arguments))
 
     def get_results(self) -> list[Outcome]:
-        """Wait for all jobs and return the outcomes of those added since the last call, in the order added."""
+        """Wait for all jobs and return the outcomes of those added since the last call, in the order added.
+
+        What `done` raised when it was told of an outcome is raised here, once all jobs have ended.
+        """
         with self._change:
             self._change.wait_for(lambda: len(self._completed) == len(self._outcomes))
             outcomes = [outcome for outcome in self._outcomes if outcome is not None]
@@ -129,6 +138,9 @@ class TaskQueue:
             self._tickets.clear()
             self._completed.clear()
             self._taken = 0
+            untold, self._untold = self._untold, None
+        if untold is not None:
+            raise untold
         return outcomes
 
     def as_completed(self) -> Iterator[Outcome]:

@@ -97,6 +97,10 @@ class Progress:
             f"{stage}: {line.state} after {line.ended - line.began:.1f} s, {line.jobs} job" + "s" * (line.jobs != 1)
         )
 
+    def weblog_failed(self, error: str) -> None:
+        """The weblog could not be made."""
+        self._say(f"the weblog could not be made: {error}")
+
     def _say(self, text: str) -> None:
         self._console.print(f"[{time.monotonic() - self._began:7.1f} s] {text}", markup=False, highlight=False)
 

@@ -54,6 +54,9 @@ class Observer(Protocol):
     def stage_ended(self, stage: str, error: str | None) -> None:
         """A stage has finished, or failed."""
 
+    def weblog_failed(self, error: str) -> None:
+        """The weblog could not be made; results are not touched by that."""
+
 
 class Session:
     """Runs the stages of a recipe, those that do not depend on each other at once, each on its cluster.
@@ -319,14 +322,17 @@ class Session:
         state = "interrupted" if interrupted else "failed" if error else "finished"
         try:
             self._record.end(state, str(error) if error else None)
-            if self.configuration.settings.session.weblog:
-                from surgeline.report.weblog import write_weblog
-
-                write_weblog(self.paths, self._record.content, self.context)
-        except Exception:
+        except SurgelineError:
             # The error that ended the run is the one to be told.
             if error is None:
                 raise
+        if self.configuration.settings.session.weblog:
+            from surgeline.report.weblog import write_weblog
+
+            try:
+                write_weblog(self.paths, self._record.content, self.context)
+            except Exception as failure:  # noqa: BLE001 - a page is no reason to fail a run whose results stand
+                self._tell("weblog_failed", f"{type(failure).__name__}: {failure}")
 
     def _tell(self, what: str, *details: Any) -> None:
         if self._observer is not None:

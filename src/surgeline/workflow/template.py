@@ -10,7 +10,7 @@ from surgeline.stages.inputs import find_input
 from surgeline.stages.observation import read_observation
 from surgeline.stages.roles import find_roles
 from surgeline.stages.stage import find_stage
-from surgeline.work.casaprocess import CasaProcess
+from surgeline.work.casaprocess import CasaProcess, errors_to
 from surgeline.workflow import recipe as recipes
 
 _EXPLAINED = {
@@ -61,7 +61,8 @@ def recipe_for(vis: str) -> str:
 def _described(path: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         CasaProcess(Path.cwd(), Path(scratch) / "casa.log").prepare()
-        observation: Observation = read_observation(str(path), str(path))
+        with errors_to(Path(scratch) / "casa.out"):
+            observation: Observation = read_observation(str(path), str(path))
     roles = find_roles(observation)
     lines = [f"# {observation.telescope}, {len(observation.antennas)} antennas; fields:"]
     for field in observation.fields:
