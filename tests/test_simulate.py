@@ -14,26 +14,11 @@ from surgeline.simulate import Simulation, simulate
 TINY = {"antennas": 4, "channels": 4, "integration_seconds": 30.0, "target_scans": 1}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def casa(tmp_path_factory: pytest.TempPathFactory) -> None:
-    import sqlite3  # noqa: F401
-    import ssl  # noqa: F401
-
-    import casadata
-    from casaconfig import config
-
-    config.datapath = [casadata.datapath]
-    config.measurespath = casadata.datapath
-    config.measures_auto_update = False
-    config.data_auto_update = False
-    config.nogui = True
-    config.agg = True
-    config.logfile = str(tmp_path_factory.mktemp("log") / "casa.log")
-    config.log2term = False
+pytestmark = pytest.mark.usefixtures("casa")
 
 
 @pytest.fixture(scope="module")
-def observation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def observation(casa: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     path = tmp_path_factory.mktemp("simulation") / "vla.ms"
     simulation = Simulation(antennas=12, channels=8, integration_seconds=20.0, noise_jy=0.05)
     return path, simulate(path, simulation)

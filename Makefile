@@ -1,0 +1,45 @@
+# `make demo` reduces a real observation, `make test` runs the tests; both make the environment they need.
+
+SHELL := /bin/bash
+# CASA has wheels for Python 3.11 and 3.12.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help environment demo test lint bench clean
+
+help:
+	@echo "make demo   reduce the VLA observation of NGC 5921 into ./demo"
+	@echo "make test   run the tests"
+	@echo "make lint   check style and types"
+	@echo "make bench  measure speed, as ratios (build/bench.json)"
+	@echo "make clean  remove the environment and what the above made"
+
+environment: $(VENV)/.ready
+
+# A venv without pip of its own, filled by the machine's pip: Debian's python3 has no ensurepip.
+$(VENV)/.ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: apt-get install python3" >&2; exit 1; }
+	@$(PYTHON) -m pip --version >/dev/null || { echo "pip is needed: apt-get install python3-pip" >&2; exit 1; }
+	$(PYTHON) -m venv --without-pip $(VENV)
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: environment
+	$(BIN)/surgeline run examples/ngc5921.yaml --workdir demo
+	$(BIN)/python examples/check_ngc5921.py demo
+
+test: environment
+	$(BIN)/pytest
+
+lint: environment
+	$(BIN)/ruff check src tests examples benchmarks
+	$(BIN)/ruff format --check src tests examples benchmarks
+	$(BIN)/mypy
+
+bench: environment
+	$(BIN)/python benchmarks/bench.py
+
+clean:
+	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache

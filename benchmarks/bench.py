@@ -1,0 +1,143 @@
+"""Speed, as ratios within one run. Prints a table and writes build/bench.json.
+
+(a) no-op function calls a second through TaskQueue against raw `client.submit` on the same local Dask cluster;
+(b) the demo with two workers against serial, and against the same casatasks calls in a plain script;
+(c) how long `import surgeline` and `surgeline --help` take.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from surgeline import TaskQueue, open_backend
+from surgeline.config import load
+
+ROOT = Path(__file__).parent.parent
+CALLS = 2000
+ROUNDS = 3
+COMMAND = [sys.executable, "-m", "surgeline.cli"]
+PLAIN = (
+    "from pathlib import Path\n"
+    "from surgeline.work.casaprocess import CasaProcess\n"
+    "CasaProcess(Path.cwd(), Path('casa.log'), threads={threads}).prepare()\n"
+)
+
+
+def no_op(number: int) -> int:
+    """The least that a job can do."""
+    return number
+
+
+def dispatch(folder: Path) -> dict[str, float]:
+    """Calls a second, raw and through the queue, in turns on one cluster; the median ratio of the rounds."""
+    backend: Any = open_backend(load(overrides=["dask.n_workers=2", "backend=dask"]), folder=folder)
+    client = backend._client
+    ratios, raw, queued = [], [], []
+    try:
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            client.gather([client.submit(no_op, number, pure=False) for number in range(CALLS)])
+            raw.append(CALLS / (time.perf_counter() - began))
+            with TaskQueue(backend) as queue:
+                began = time.perf_counter()
+                queue.map(no_op, range(CALLS))
+                assert [outcome.value for outcome in queue.get_results()] == list(range(CALLS))
+                queued.append(CALLS / (time.perf_counter() - began))
+            ratios.append(queued[-1] / raw[-1])
+    finally:
+        backend.close()
+    return {
+        "raw client.submit, calls a second": statistics.median(raw),
+        "TaskQueue, calls a second": statistics.median(queued),
+        "TaskQueue over raw": statistics.median(ratios),
+    }
+
+
+def seconds(command: list[str], folder: Path | None = None, **environment: str) -> float:
+    """The wall time of a command that has to succeed."""
+    began = time.perf_counter()
+    ran = subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    elapsed = time.perf_counter() - began
+    if ran.returncode:
+        raise SystemExit(f"{command} failed:\n{ran.stdout.decode()[-3000:]}")
+    return elapsed
+
+
+def demo(folder: Path) -> dict[str, float]:
+    """Wall times of the demo by two workers, serially, and of its calls in a plain script, in turns."""
+    recipe = str(ROOT / "examples" / "ngc5921.yaml")
+    cores = psutil.cpu_count() or 1
+    times: dict[str, list[float]] = {}
+    for turn in range(ROUNDS):
+        workdirs = {name: folder / f"{name}{turn}" for name in ("parallel", "serial", "plain", "plain-threads")}
+        run = [*COMMAND, "run", recipe, "--workdir"]
+        for name, extra in (("parallel", ["--set", "dask.n_workers=2"]), ("serial", ["--set", "backend=serial"])):
+            times.setdefault(name, []).append(seconds([*run, str(workdirs[name]), *extra]))
+        script = (workdirs["parallel"] / "weblog" / "commands.py").read_text()
+        for name, threads in (("plain", 1), ("plain-threads", cores)):
+            workdirs[name].mkdir()
+            (workdirs[name] / "plain.py").write_text(PLAIN.format(threads=threads) + script)
+            times.setdefault(name, []).append(seconds([sys.executable, "plain.py"], workdirs[name]))
+        for workdir in workdirs.values():
+            shutil.rmtree(workdir)
+
+    def ratio(name: str) -> float:
+        return statistics.median(one / other for one, other in zip(times["parallel"], times[name], strict=True))
+
+    return {
+        "demo with 2 workers, s": statistics.median(times["parallel"]),
+        "demo serially, s": statistics.median(times["serial"]),
+        "its calls in a plain script, one thread, s": statistics.median(times["plain"]),
+        "its calls in a plain script, a thread a core, s": statistics.median(times["plain-threads"]),
+        "2 workers over serial": ratio("serial"),
+        "2 workers over plain script, one thread": ratio("plain"),
+        "2 workers over plain script, a thread a core": ratio("plain-threads"),
+    }
+
+
+def startup() -> dict[str, float]:
+    """Medians of five runs each, Python's own start included."""
+    importing = [sys.executable, "-c", "import surgeline"]
+    return {
+        "import surgeline, s": statistics.median(seconds(importing) for _ in range(5)),
+        "surgeline --help, s": statistics.median(seconds([*COMMAND, "--help"]) for _ in range(5)),
+    }
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="surgeline-bench-") as scratch:
+        figures = startup() | dispatch(Path(scratch)) | demo(Path(scratch))
+    cores, memory = psutil.cpu_count(), psutil.virtual_memory().total / 1e9
+    machine = f"{cores} cores, {memory:.0f} GB, {platform.machine()}, Python {platform.python_version()}"
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    table = Table(title=f"{machine}, {when}")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.3g}")
+    Console().print(table)
+    output = ROOT / "build" / "bench.json"
+    output.parent.mkdir(exist_ok=True)
+    output.write_text(json.dumps({"machine": machine, "when": when, "figures": figures}, indent=2) + "\n")
+    print(f"written to {output.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Running the command line as a user does, and looking at what it left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "examples" / "ngc5921.yaml"
+
+
+def surgeline(*arguments: str | Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command and wait for it."""
+    return subprocess.run(
+        [sys.executable, "-m", "surgeline.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+    )
+
+
+def start_surgeline(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Start a command and go on."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "surgeline.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait for a condition, with a deadline and a reason."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds} s still not so: {what}"
+        time.sleep(0.05)
+
+
+def processes_in(workdir: Path) -> list[psutil.Process]:
+    """The processes whose current directory is a working folder: a session's workers, and nothing else."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()) == workdir:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
