@@ -14,7 +14,10 @@ import pytest
 
 from support import RECIPE, ROOT, start_surgeline, surgeline, wait_until
 from surgeline.cli import EXIT_CODES
+from surgeline.errors import BadInput
+from surgeline.work.jobs import JobRequest
 
+LAST = "{task: gaincal, arguments: {spw: '9'}}"
 SHORT = "name: short\nstages:\n  - task: import\n  - task: flag\n"
 
 
@@ -122,16 +125,28 @@ def test_recipe_with_a_cycle(tmp_path: Path) -> None:
     assert_refused(surgeline("plan", path), 4, "in a circle", "import", "flag", "→")
 
 
-def test_tclean_argument_that_does_not_exist(ms: Path, tmp_path: Path) -> None:
+def test_task_and_argument_that_do_not_exist(ms: Path, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
-    stages = ["import", "flag", "set_model", "bandpass", "gaincal", "fluxscale", "applycal", "continuum_subtract"]
-    text = "".join(f"  - task: {stage}\n" for stage in stages)
-    path.write_text(f"stages:\n{text}  - task: plan_images\n    arguments: {{continuum: {{nitter: 5}}}}\n")
+    path.write_text("stages: [{task: plan_images, arguments: {continuum: {nitter: 5}}}]")
     ran = surgeline("run", path, "--vis", ms, "--workdir", tmp_path / "w")
-    assert_refused(ran, 2, "tclean has no argument 'nitter'", "did you mean 'niter'")
-    # What had finished is kept, and mending the recipe in a new folder is not needed to see it.
+    assert_refused(ran, 4, "tclean has no argument 'nitter'", "did you mean 'niter'")
+    path.write_text("stages: [{task: plan_images, arguments: {cube: {niter: many}}}]")
+    assert_refused(surgeline("plan", path, "--vis", ms), 4, "niter is an integer, not str")
+    with pytest.raises(BadInput, match=r"casatasks has no task 'tcleen'.*\n.*'tclean'"):
+        JobRequest("tcleen", {})
+    with pytest.raises(BadInput, match=r"gaincal has no argument 'refand'.*\n.*'refant'"):
+        JobRequest("gaincal", {"refand": "1"})
+
+
+def test_failed_stage_keeps_those_before_it(ms: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    stages = ["import", "flag", "set_model", "bandpass"]
+    path.write_text(f"stages: [{', '.join(f'{{task: {stage}}}' for stage in stages)}, {LAST}]")
+    ran = surgeline("run", path, "--vis", ms, "--workdir", tmp_path / "w")
+    assert_refused(ran, 7, "stage 'gaincal'", "its log is in", "surgeline resume")
     record = json.loads((tmp_path / "w" / "run.json").read_text())
-    assert [stage["state"] for stage in record["stages"]] == ["finished"] * 8 + ["failed"]
+    assert [stage["state"] for stage in record["stages"]] == ["finished"] * 4 + ["failed"]
+    assert (tmp_path / "w" / "weblog" / "index.html").exists()
 
 
 def test_stage_that_needs_what_no_other_made(ms: Path, tmp_path: Path) -> None:

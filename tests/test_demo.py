@@ -129,25 +129,31 @@ def test_working_folder_can_be_moved(parallel: Path, tmp_path: Path, casa: Path)
     from casatools import image
 
     moved = tmp_path / "moved"
-    subprocess.run(["cp", "-R", str(parallel / "images"), str(moved)], check=True)
-    tool = image()
-    tool.open(str(moved / f"{CUBE}.image"))
-    assert np.array_equal(tool.getchunk()[:, :, 0, :].T, cube_of(parallel).squeeze(), equal_nan=True)
-    tool.close()
+    parallel.rename(moved)
+    try:
+        tool = image()
+        tool.open(str(moved / "images" / f"{CUBE}.image"))
+        pixels = np.where(tool.getchunk(getmask=True), tool.getchunk(), np.nan)
+        tool.close()
+        assert np.array_equal(pixels[:, :, 0, :].T, cube_of(moved).squeeze(), equal_nan=True)
+    finally:
+        moved.rename(parallel)
 
 
-@pytest.mark.parametrize("moment", ["calibration", "between cycles"])
-def test_killed_and_resumed_gives_the_same_cube(parallel: Path, tmp_path: Path, moment: str) -> None:
+def test_killed_twice_and_resumed_gives_the_same_cube(parallel: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "session"
-    session = start_surgeline("run", RECIPE, "--workdir", workdir, "--set", "dask.n_workers=2")
-    if moment == "calibration":
-        wait_until(lambda: (workdir / "calibration" / "NGC5921.gaincal.G").exists(), 120, "gains are solved for")
-    else:
-        # Kept at the beginning of a minor cycle, taken away at the end of all.
-        wait_until(lambda: any(workdir.glob("images/*.parts/*.before-1")), 120, "the first minor cycle has begun")
-    os.kill(session.pid, signal.SIGKILL)
-    session.wait()
-    wait_until(lambda: not processes_in(workdir), 20, "the workers of a killed session are gone")
+    moments = {
+        "run": ("calibration/NGC5921.gaincal.G", "gains are being solved for"),
+        # Kept aside at the beginning of a minor cycle, and taken away after the last.
+        "resume": ("images/*.parts/*.before-1", "the first minor cycle has begun"),
+    }
+    for command, (sign, what) in moments.items():
+        recipe = [RECIPE] if command == "run" else []
+        session = start_surgeline(command, *recipe, "--workdir", workdir, "--set", "dask.n_workers=2")
+        wait_until(lambda sign=sign: any(workdir.glob(sign)), 120, what)
+        os.kill(session.pid, signal.SIGKILL)
+        session.communicate()
+        wait_until(lambda: not processes_in(workdir), 20, "the workers of a killed session are gone")
     resumed = surgeline("resume", "--workdir", workdir, "--set", "dask.n_workers=2")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "stages had finished before" in resumed.stdout

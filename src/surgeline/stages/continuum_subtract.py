@@ -19,7 +19,7 @@ from surgeline.work.procedure import Procedure, together
 
 _LINE_SIGMA = 5.0
 _FEWEST_CHANNELS = 8
-_FEWEST_CONTINUUM_CHANNELS = 3
+_FEWEST_CONTINUUM_CHANNELS = 4
 # What bandpass calibration may leave of a flat continuum, as a fraction of it.
 _BANDPASS_ERROR = 0.003
 # How much a continuum may change over a window, in units of its amplitude and the fractional bandwidth.
@@ -132,6 +132,8 @@ def find_continuum(vis: str) -> tuple[dict[int, str], str]:
             continuum = [channel for channel in range(channels) if not line[channel]]
             if line.any() and len(continuum) >= _FEWEST_CONTINUUM_CHANNELS:
                 specs[spw] = _ranges(continuum)
+            elif line.any():
+                reasons[-1] += ", which leaves too few to subtract a continuum"
     return specs, "; ".join(reasons)
 
 
@@ -140,9 +142,10 @@ def line_channels(data: Any, flags: Any, weights: Any, fractional_bandwidth: flo
 
     The continuum is taken as the straight line over frequency that most channels lie near: lines may fill more
     than half of a window. Its slope is no more than spectra and sources away from the phase centre explain.
-    Channels beyond 5 sigma of it, next to another such, are line, and so are their neighbours. Sigma is that of
-    neighbouring channels' differences, which a broad line does not raise (1.4826 times the median absolute
-    deviation), with what a bandpass may leave of the continuum.
+    Channels beyond 5 sigma of it, next to another such, are line, and so are their neighbours, up to two on each
+    side. Sigma is that of the second differences of neighbouring channels, which a broad line hardly raises
+    (1.4826 times the median absolute deviation, over the root of 6), with what a bandpass may leave of the
+    continuum.
 
     Args:
         data: complex visibilities in Jy, of shape (polarisations, channels, rows).
@@ -164,8 +167,9 @@ def line_channels(data: Any, flags: Any, weights: Any, fractional_bandwidth: flo
     if usable.sum() < _FEWEST_CHANNELS:
         return none, 0.0
     numbers, values = np.flatnonzero(usable), spectrum[usable]
-    steps = np.diff(values)
-    noise = 1.4826 * np.median(np.abs(steps - np.median(steps))) / np.sqrt(2.0)
+    # Second differences: the flanks of a broad line rise steadily, and noise does not.
+    bends = np.diff(values, 2)
+    noise = 1.4826 * np.median(np.abs(bends - np.median(bends))) / np.sqrt(6.0)
     sigma = float(np.hypot(noise, _BANDPASS_ERROR * np.median(np.abs(values))))
     amplitude = float(np.average(np.abs(data), weights=np.maximum(weight, 1e-30)))
     steepest = _STEEPEST * fractional_bandwidth * amplitude / channels
@@ -177,12 +181,13 @@ def line_channels(data: Any, flags: Any, weights: Any, fractional_bandwidth: flo
     beside[1:] |= line[:-1]
     beside[:-1] |= line[1:]
     line &= beside
-    grown = line.copy()
-    for shift in (1, 2):
-        grown[shift:] |= line[:-shift]
-        grown[:-shift] |= line[shift:]
-    if line.any():
-        grown |= ~usable
+    if not line.any():
+        return none, sigma
+    # As many neighbours as leave a continuum to subtract.
+    for growth in (2, 1, 0):
+        grown = ~usable | (np.convolve(line, np.ones(2 * growth + 1), mode="same") > 0)
+        if (~grown).sum() >= _FEWEST_CONTINUUM_CHANNELS:
+            break
     return grown, sigma
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, field_validator
 
 from surgeline.context.records import Dataset, Decision, Fact, ImagePlan, Observation, SpectralWindow
 from surgeline.errors import BadInput
@@ -14,7 +14,7 @@ from surgeline.paths import image, safe_name
 from surgeline.stages.solving import edge_channels
 from surgeline.stages.stage import Parameters as StageParameters
 from surgeline.stages.stage import Stage
-from surgeline.work.jobs import JobRequest
+from surgeline.work.casasignature import signature
 from surgeline.work.procedure import Procedure
 
 _LIGHT = 299792458.0
@@ -40,6 +40,16 @@ class Parameters(StageParameters):
     threshold_sigma: PositiveFloat = 4.0
     cube: dict[str, Any] = Field(default_factory=dict)
     continuum: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("cube", "continuum")
+    @classmethod
+    def _arguments_of_tclean(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Wrong names or types are told when the recipe is read, not when imaging begins."""
+        try:
+            signature("tclean").check(arguments)
+        except BadInput as error:
+            raise ValueError(f"{error.message}: {error.way_out}") from error
+        return arguments
 
 
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
@@ -133,8 +143,6 @@ def _plan(
         # A mask of the recipe's own takes the place of the primary beam's.
         del arguments["usemask"], arguments["pbmask"]
     arguments |= overrides
-    # Wrong names or types are told now, not when imaging begins.
-    JobRequest("tclean", arguments)
     if kind == "cube":
         if str(arguments["specmode"]) not in ("cube", "cubedata"):
             raise BadInput(f"a cube cannot have specmode={arguments['specmode']!r}", "give cube or cubedata")

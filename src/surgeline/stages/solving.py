@@ -51,9 +51,11 @@ def solve(
         caltable: the table to make.
         arguments: what else the task is given.
     """
+    # CASA asks for four baselines an antenna, which an array of four antennas never has.
+    fewest = {"minblperant": min(4, len(observation.antennas) - 1)}
     parts = [caltable] if len(spw) == 1 else [f"{caltable}.spw{selection.split(':')[0]}" for selection in spw]
     yield [
-        JobRequest(task, {"vis": observation.vis, "caltable": part, "spw": selection, **arguments}).declare(
+        JobRequest(task, {"vis": observation.vis, "caltable": part, "spw": selection, **fewest, **arguments}).declare(
             name=f"{task} {part.rpartition('/')[2]}"
         )
         for part, selection in zip(parts, spw, strict=True)

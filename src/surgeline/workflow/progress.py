@@ -102,7 +102,9 @@ class Progress:
         self._say(f"the weblog could not be made: {error}")
 
     def _say(self, text: str) -> None:
-        self._console.print(f"[{time.monotonic() - self._began:7.1f} s] {text}", markup=False, highlight=False)
+        self._console.print(
+            f"[{time.monotonic() - self._began:7.1f} s] {text}", markup=False, highlight=False, soft_wrap=True
+        )
 
     def _plainly(self, text: str) -> None:
         if self._live is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import platform
 import socket
@@ -19,6 +20,7 @@ from surgeline.paths import SessionPaths, write_text
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Outcome
 from surgeline.workflow.recipe import Recipe
+from surgeline.workflow.workfolder import disk_full
 
 _PACKAGES = ("casatools", "casatasks", "casadata", "numpy", "astropy", "dask", "distributed", "SQLAlchemy")
 _SECONDS_BETWEEN_SAVES = 1.0
@@ -138,6 +140,8 @@ class RunRecord:
             try:
                 write_text(self._path, json.dumps(self.content, indent=1) + "\n")
             except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise disk_full(self._path.parent) from error
                 raise WorkfolderError(
                     f"{self._path} could not be written: {error.strerror}",
                     "free space or restore write permission, then: surgeline resume",
