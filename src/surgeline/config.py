@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
-from surgeline.errors import ConfigError, nearest
+from surgeline.errors import ConfigError, in_words_of_yaml, nearest
 
 PACKAGED = Path(__file__).with_name("config.yaml")
 ENVIRONMENT_PREFIX = "SURGELINE__"
@@ -132,13 +132,15 @@ def load(
     for name in sorted(environment):
         if name.startswith(ENVIRONMENT_PREFIX):
             key = tuple(part.lower() for part in name[len(ENVIRONMENT_PREFIX) :].split("__"))
-            _put(merged, Value(key, _scalar(environment[name], name), f"environment {name}"))
+            for value in _spread(Value(key, _parsed(environment[name], name), f"environment {name}")):
+                _put(merged, value)
     for text in overrides:
         name, equals, value_text = text.partition("=")
         if not equals or not name.strip():
             raise ConfigError(f"--set {text!r} is not KEY=VALUE", "write it as --set dask.n_workers=4")
         key = tuple(name.strip().split("."))
-        _put(merged, Value(key, _scalar(value_text, f"--set {name}"), f"--set {text}"))
+        for value in _spread(Value(key, _parsed(value_text, f"--set {name}"), f"--set {text}")):
+            _put(merged, value)
     settings = _validated(merged)
     return Configuration(settings, tuple(sorted(merged.values(), key=lambda value: value.key)), tuple(ignored))
 
@@ -146,18 +148,27 @@ def load(
 def _put(merged: dict[Key, Value], value: Value) -> None:
     """Lay a value over what farther layers said of its key, of parts of it, and of what holds it."""
     for key in [key for key in merged if key[: len(value.key)] == value.key or value.key[: len(key)] == key]:
-        # An empty mapping says nothing about the keys under it, so it overrides none of them.
-        if not (len(key) > len(value.key) and value.value == {}):
+        # A section with nothing in it says nothing about the keys under it, so it overrides none of them.
+        if not (len(key) > len(value.key) and value.value in (None, {})):
             del merged[key]
-    if value.value == {} and any(key[: len(value.key)] == value.key for key in merged):
+    if value.value in (None, {}) and any(key[: len(value.key)] == value.key for key in merged):
         return
     merged[value.key] = value
 
 
-def _scalar(text: str, name: str) -> Any:
+def _spread(value: Value) -> Iterable[Value]:
+    """What a mapping such as `{n_workers: 4}` says, key by key."""
+    if isinstance(value.value, dict) and value.value:
+        for name, part in value.value.items():
+            yield from _spread(Value((*value.key, str(name)), part, value.origin))
+    else:
+        yield value
+
+
+def _parsed(text: str, name: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"the value of {name} is not YAML: {text!r}", "put quotes around it") from error
 
 
@@ -166,17 +177,17 @@ def _read(path: Path) -> list[Value]:
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        leaves = list(_leaves(root, (), path, yaml.SafeLoader(text))) if isinstance(root, yaml.MappingNode) else []
+    # What is no text, or a date that there is not, is a ValueError.
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(
             f"{path} is not YAML: {error}", "correct it, or start anew: surgeline config init"
         ) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", "make it readable, or remove it") from error
-    if root is None:
-        return []
-    if not isinstance(root, yaml.MappingNode):
+    if root is not None and not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path} is not a mapping of keys to values", "see `surgeline config init`")
-    return list(_leaves(root, (), path, yaml.SafeLoader(text)))
+    return leaves
 
 
 def _leaves(node: yaml.Node, key: Key, path: Path, loader: yaml.SafeLoader) -> Iterable[Value]:
@@ -261,7 +272,9 @@ def _explained(error: ValidationError, merged: dict[Key, Value]) -> ConfigError:
     if first["type"] == "missing":
         missing = ".".join(str(part) for part in first["loc"])
         return ConfigError(f"{origin}: {missing} is missing", "add it")
-    reasons = dict.fromkeys(part["msg"] for part in error.errors() if tuple(map(str, part["loc"]))[: len(key)] == key)
+    reasons = dict.fromkeys(
+        in_words_of_yaml(part["msg"]) for part in error.errors() if tuple(map(str, part["loc"]))[: len(key)] == key
+    )
     return ConfigError(f"{origin}: {name} = {first['input']!r}: " + "; or ".join(reasons), "correct the value")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
@@ -76,3 +77,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(repr(found) for found in close) + "?"
     return "it may be " + ", ".join(repr(found) for found in names)
+
+
+def in_words_of_yaml(complaint: str) -> str:
+    """What pydantic says of a wrong value, in the words that YAML's users know."""
+    complaint = re.sub(r"valid dictionary( or instance of \w+)?", "mapping of keys to values", complaint)
+    complaint = complaint.replace("valid tuple", "list").replace("Tuple should", "The list should")
+    return complaint.removeprefix("Value error, ").replace(" after validation", "")

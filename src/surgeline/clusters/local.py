@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from surgeline.config import Configuration
+from surgeline.errors import ConfigError
 from surgeline.work.casaprocess import thread_environment
 from surgeline.work.resources import parse_bytes
 
@@ -34,7 +35,11 @@ class LocalPlan:
 
 
 def plan(configuration: Configuration, name: str) -> LocalPlan:
-    """Decide how many workers to start, and what each may use."""
+    """Decide how many workers to start, and what each may use.
+
+    Raises:
+        ConfigError: worker.memory is no amount of memory.
+    """
     from dask.system import CPU_COUNT
     from distributed.system import MEMORY_LIMIT
 
@@ -43,7 +48,11 @@ def plan(configuration: Configuration, name: str) -> LocalPlan:
     asked = cluster.n_workers if cluster.n_workers is not None else settings.dask.n_workers
     workers = max(1, CPU_COUNT // settings.worker.threads) if asked == "auto" else asked
     memory = settings.worker.memory
-    limit = MEMORY_LIMIT // workers if memory == "auto" else parse_bytes(memory)
+    try:
+        limit = MEMORY_LIMIT // workers if memory == "auto" else parse_bytes(memory)
+    except ValueError as error:
+        origin = next(value.origin for value in configuration.values if value.key == ("worker", "memory"))
+        raise ConfigError(f"{origin}: worker.memory: {error}", "or write auto, or null for no limit") from error
     return LocalPlan(
         workers,
         settings.worker.threads,
@@ -57,6 +66,16 @@ def start(asked: LocalPlan, worker_class: type[Any], scratch: Path) -> Any:
     """Start the scheduler in this process and the workers as its children."""
     import dask
     from distributed import LocalCluster
+    from distributed.deploy.cluster import Cluster
+
+    class LastingCluster(LocalCluster):  # type: ignore[misc]
+        """Leaves it to the nannies to replace workers that died.
+
+        Dask's own would close a nanny for good whose worker is away 15 seconds after it was away before.
+        """
+
+        def _update_worker_status(self, op: str, msg: Any) -> None:
+            Cluster._update_worker_status(self, op, msg)
 
     options = {
         # The backend itself runs jobs again, with the record of how each worker died.
@@ -71,7 +90,7 @@ def start(asked: LocalPlan, worker_class: type[Any], scratch: Path) -> Any:
         "distributed.admin.tick.limit": "1h",
     }
     with dask.config.set(options):
-        return LocalCluster(
+        return LastingCluster(
             n_workers=asked.workers,
             threads_per_worker=1,
             processes=True,

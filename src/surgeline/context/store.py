@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from sqlalchemy import Engine, Float, ForeignKey, String, create_engine, event, select
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.orm import Session as Transaction
 from sqlalchemy.pool import StaticPool
@@ -44,7 +46,8 @@ class _FactRow(_Table):
 class Context:
     """What a session knows. Only the session's own process writes it; its threads may share it.
 
-    A stage's facts become visible together, when the stage is committed, or never.
+    A stage's facts become visible together, when the stage is committed, or never. What is damaged, or was written
+    by another version, is a WorkfolderError when it is read.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -58,11 +61,8 @@ class Context:
         self._engine = _engine(path)
         try:
             _Table.metadata.create_all(self._engine)
-        except (DatabaseError, OperationalError) as error:
-            raise WorkfolderError(
-                f"{path} cannot be opened as a context: {error.orig}",
-                "if it is damaged, move it away and run the recipe anew in an empty working folder",
-            ) from error
+        except DatabaseError as error:
+            raise self._unreadable(str(error.orig)) from error
 
     def commit(self, stage: str, facts: Iterable[Fact]) -> int:
         """Append a finished stage and its facts in one transaction; returns the new version.
@@ -79,7 +79,7 @@ class Context:
                 transaction.add_all(
                     _FactRow(version=version, kind=type(fact).__name__, body=fact.model_dump_json()) for fact in facts
                 )
-        except OperationalError as error:
+        except DatabaseError as error:
             raise WorkfolderError(
                 f"stage {stage!r} could not be recorded in {self._path}: {error.orig}",
                 "free space or restore write permission, then: surgeline resume",
@@ -88,7 +88,7 @@ class Context:
 
     def stages(self) -> list[str]:
         """The stages that were committed, in order."""
-        with self._lock, Transaction(self._engine) as transaction:
+        with self._reading() as transaction:
             return list(transaction.scalars(select(_CommitRow.stage).order_by(_CommitRow.version)))
 
     def all(self, kind: type[AnyFact], /, **equal: Any) -> list[AnyFact]:
@@ -96,13 +96,13 @@ class Context:
 
         Of facts that say the same thing anew (see `Fact.identity`) only the latest is returned.
         """
-        with self._lock, Transaction(self._engine) as transaction:
+        with self._reading() as transaction:
             rows = transaction.scalars(
                 select(_FactRow.body).where(_FactRow.kind == kind.__name__).order_by(_FactRow.id)
             ).all()
         latest: dict[Any, AnyFact] = {}
         for number, body in enumerate(rows):
-            fact = kind.model_validate_json(body)
+            fact = self._fact(kind, body)
             identity = tuple(getattr(fact, name) for name in kind.identity) or number
             # A fact said anew also takes its new place in the order.
             latest.pop(identity, None)
@@ -118,17 +118,43 @@ class Context:
 
     def every(self) -> list[tuple[str, Fact]]:
         """Every fact ever committed with the stage that did, oldest first."""
-        with self._lock, Transaction(self._engine) as transaction:
+        with self._reading() as transaction:
             rows = transaction.execute(
                 select(_CommitRow.stage, _FactRow.kind, _FactRow.body)
                 .join(_CommitRow, _CommitRow.version == _FactRow.version)
                 .order_by(_FactRow.id)
             ).all()
-        return [(stage, KINDS[kind].model_validate_json(body)) for stage, kind, body in rows]
+        unknown = sorted({kind for _, kind, _ in rows} - set(KINDS))
+        if unknown:
+            raise self._unreadable(f"it holds facts of unknown kinds: {', '.join(unknown)}")
+        return [(stage, self._fact(KINDS[kind], body)) for stage, kind, body in rows]
 
     def close(self) -> None:
         """Let go of the file."""
         self._engine.dispose()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Transaction]:
+        try:
+            with self._lock, Transaction(self._engine) as transaction:
+                yield transaction
+        except DatabaseError as error:
+            raise self._unreadable(str(error.orig)) from error
+
+    def _fact(self, kind: type[AnyFact], body: str) -> AnyFact:
+        try:
+            return kind.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise self._unreadable(f"a {kind.__name__} in it has another {field}: {first['msg']}") from error
+
+    def _unreadable(self, cause: str) -> WorkfolderError:
+        return WorkfolderError(
+            f"{self._path} cannot be read as a context: {cause}",
+            "if it is damaged, or of another version of Surgeline, move it away and run the recipe anew in an empty "
+            "working folder",
+        )
 
 
 def _engine(path: Path | None) -> Engine:

@@ -8,9 +8,11 @@ import signal
 import tempfile
 import threading
 import time
+import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +35,8 @@ _DEATH_NEWS_SECONDS = 3.0
 _SHORT_JOB_SECONDS = 0.01
 _BUNDLE_SECONDS = 0.05
 _OUT_OF_MEMORY = "out of memory"
+# Tells the collector, instead of a bundle's key, that there is a worker more.
+_WORKER_CAME = ""
 
 
 @dataclass
@@ -58,8 +62,8 @@ class _Bundle:
 class DaskBackend:
     """Runs jobs on the workers of a Dask cluster.
 
-    Jobs wait here, in the order added, and a worker is sent one only when it is free: so a worker's death is
-    blamed on the job that it ran, and on no other. A result leaves its worker as soon as it is there, and
+    Jobs wait here, in the order added, and there are never more on their way than living workers: so a worker's
+    death is blamed on the job that it ran, and on no other. A result leaves its worker as soon as it is there, and
     nothing of it is held on the cluster. A job whose worker died is run again, as often as configured; then it
     fails, and the failure says how the workers died.
     """
@@ -84,11 +88,11 @@ class DaskBackend:
             lost: called with a job's name and its Loss when a worker dies running it.
 
         Raises:
-            ClusterError: the cluster's type cannot be started, or no worker came in time.
+            ClusterError: the cluster's type cannot be started, no worker came in time, or CASA does not start there.
         """
         from distributed import Client
 
-        from surgeline.parallel.workerprocess import EXIT_TOPIC, CasaWorker, TellingNanny
+        from surgeline.parallel.workerprocess import EXIT_TOPIC, READY_TOPIC, CasaWorker, TellingNanny
 
         settings = configuration.settings
         kind = settings.clusters[cluster_name].type
@@ -108,24 +112,43 @@ class DaskBackend:
         self._sent: dict[str, _Bundle] = {}
         self._mean_seconds: dict[str, float] = {}
         self._done: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._alive: set[str] = set()
+        self._closed = False
         self._deaths: dict[str, str] = {}
         self._death_news = threading.Condition()
         self._scratch = tempfile.TemporaryDirectory(prefix="surgeline-", ignore_cleanup_errors=True)
         logs.mkdir(parents=True, exist_ok=True)
         # Dask's own log is for those who debug Dask; what matters of it is told in outcomes.
         logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
-        self._cluster = local.start(asked, TellingNanny, Path(self._scratch.name))
+        try:
+            self._cluster = local.start(asked, TellingNanny, Path(self._scratch.name))
+        except Exception as error:
+            self._scratch.cleanup()
+            raise ClusterError(
+                f"cluster {cluster_name!r} could not be started: {error}", "see dask.host and dask.dashboard_address"
+            ) from error
         try:
             self._client = Client(self._cluster, set_as_default=False)
-            self._client.register_plugin(CasaWorker(folder, logs, dict(settings.casaconfig), asked.threads))
             self._client.subscribe_topic(EXIT_TOPIC, self._hear_of_exit)
             self._client.subscribe_topic("worker-restart-memory", self._hear_of_memory)
+            self._client.subscribe_topic(READY_TOPIC, self._hear_of_worker)
+            self._client.subscribe_topic("all", self._hear_of_departure)
+            self._client.register_plugin(CasaWorker(folder, logs, dict(settings.casaconfig), asked.threads))
             self._client.wait_for_workers(1, timeout=settings.dask.start_timeout)
+            self._alive.update(self._client.scheduler_info(n_workers=-1)["workers"])
         except TimeoutError as error:
             self._cluster.close()
             raise ClusterError(
                 f"no worker of cluster {cluster_name!r} came within {settings.dask.start_timeout:g} s",
                 f"see {logs}; on a busy machine raise dask.start_timeout",
+            ) from error
+        except BaseException as error:
+            self._cluster.close()
+            if not isinstance(error, Exception):
+                raise
+            raise ClusterError(
+                f"the workers of cluster {cluster_name!r} could not be set up for CASA: {error}",
+                f"see {logs}, and `casaconfig:` in the configuration",
             ) from error
         self._collector = threading.Thread(target=self._collect, name="collect-results", daemon=True)
         self._collector.start()
@@ -136,7 +159,7 @@ class DaskBackend:
         Jobs that are not urgent are sent to workers for which there is no urgent one.
 
         Raises:
-            ClusterError: the job cannot be pickled.
+            ClusterError: the job cannot be pickled, or the cluster was stopped.
         """
         try:
             pickled = cloudpickle.dumps(job)
@@ -147,6 +170,8 @@ class DaskBackend:
             ) from error
         ticket = uuid.uuid4().hex
         with self._lock:
+            if self._closed:
+                raise ClusterError(f"{job.declared.name} came after its cluster was stopped", "open a backend anew")
             (self._waiting if urgent else self._leisure).append(_Pending(ticket, job, pickled, deliver))
             self._feed()
         return ticket
@@ -177,6 +202,8 @@ class DaskBackend:
         for pending in dropped:
             self._deliver_failure(pending, Failure("cancelled", "it was cancelled before it began"))
         busy = [address for address, keys in self._client.processing().items() if not stopped.keys().isdisjoint(keys)]
+        # They are gone from here on: no other job is to share their fate.
+        self._alive.difference_update(busy)
         self._client.cancel([bundle.future for bundle in stopped.values()], force=True)
         if busy:
             with suppress(TimeoutError, KeyError):
@@ -184,6 +211,8 @@ class DaskBackend:
 
     def close(self) -> None:
         """Stop the cluster. A process that does not end by itself is killed; none is left behind."""
+        with self._lock:
+            self._closed = True
         workers = [child for child in psutil.Process().children(recursive=True) if _is_worker(child)]
         self._done.put(None)
         self._collector.join(timeout=30)
@@ -199,7 +228,7 @@ class DaskBackend:
 
     def _feed(self) -> None:
         """Send waiting jobs to free workers; called with the lock held."""
-        while (self._waiting or self._leisure) and len(self._sent) < self.workers:
+        while (self._waiting or self._leisure) and len(self._sent) < len(self._alive):
             jobs = self._next_bundle() if self._waiting else [self._leisure.popleft()]
             key = f"{jobs[0].job.declared.name}-{uuid.uuid4().hex}"
             # pure=False: jobs have side effects, so equal ones are not the same one.
@@ -211,14 +240,15 @@ class DaskBackend:
         jobs = [self._waiting.popleft()]
         name = jobs[0].job.declared.name
         seconds = self._mean_seconds.get(name, _SHORT_JOB_SECONDS)
-        if seconds < _SHORT_JOB_SECONDS and not jobs[0].losses:
+        # Those that go together die together, and which of them was the cause shows when they are tried again.
+        if seconds < _SHORT_JOB_SECONDS and self._retries > 0 and not jobs[0].losses:
             fair_share = len(self._waiting) // (2 * self.workers)
             most = min(fair_share, int(_BUNDLE_SECONDS / max(seconds, 1e-4)))
             while len(jobs) < most and self._waiting[0].job.declared.name == name and not self._waiting[0].losses:
                 jobs.append(self._waiting.popleft())
         return jobs
 
-    # The next two are called from Dask's event loop: they must not wait for Dask.
+    # The next four are called from Dask's event loop: they must not wait for Dask.
 
     def _hear_of_exit(self, event: tuple[float, Any]) -> None:
         message = event[1]
@@ -233,15 +263,26 @@ class DaskBackend:
             self._deaths[message["worker"]] = f"{_OUT_OF_MEMORY}: it used {message['rss'] / 1e9:.2f} GB{limit}"
             self._death_news.notify_all()
 
+    def _hear_of_worker(self, event: tuple[float, Any]) -> None:
+        self._alive.add(event[1]["worker"])
+        self._done.put(_WORKER_CAME)
+
+    def _hear_of_departure(self, event: tuple[float, Any]) -> None:
+        if isinstance(event[1], dict) and event[1].get("action") == "remove-worker":
+            self._alive.discard(event[1]["worker"])
+
     # What follows runs in the collector's thread.
 
     def _collect(self) -> None:
         """Deliver the outcomes of each bundle that ends, until the backend is closed."""
         while (key := self._done.get()) is not None:
             with self._lock:
-                bundle = self._sent.pop(key)
+                bundle = self._sent.pop(key, None)
+            if bundle is not None:
+                self._collect_bundle(bundle)
+            # Only now: the worker's next job could take the result of this one with it.
+            with self._lock:
                 self._feed()
-            self._collect_bundle(bundle)
         with self._lock:
             left = [
                 *self._waiting,
@@ -260,19 +301,33 @@ class DaskBackend:
         try:
             results = bundle.future.result()
         except KilledWorker as error:
+            self._alive.discard(error.last_worker.address)
             self._after_death(bundle, error.last_worker.address)
-        # Cancelled, or unpicklable by the worker's Python: whatever it is, it is these jobs' outcome.
+        except CancelledError:
+            for pending in bundle.jobs:
+                if pending.cancelled:
+                    self._deliver_failure(pending, Failure("cancelled", "it was cancelled"))
+            self._put_first([pending for pending in bundle.jobs if not pending.cancelled])
+        # Whatever else it is, it is these jobs' outcome.
         except Exception as error:  # noqa: BLE001
             for pending in bundle.jobs:
                 self._deliver_failure(pending, Failure("exception", f"it could not be run: {error!r}"))
         else:
             for pending, result in zip(bundle.jobs, results, strict=True):
-                outcome: Outcome = replace(cloudpickle.loads(result), losses=tuple(pending.losses))
-                name = pending.job.declared.name
-                seconds = outcome.ended - outcome.started
-                self._mean_seconds[name] = 0.5 * (self._mean_seconds.get(name, seconds) + seconds)
-                pending.deliver(outcome)
+                self._deliver_result(pending, result)
         bundle.future.release()
+
+    def _deliver_result(self, pending: _Pending, result: bytes) -> None:
+        name, call = pending.job.declared.name, str(pending.job)
+        try:
+            outcome: Outcome = cloudpickle.loads(result)
+        except Exception as error:  # noqa: BLE001 - unpickling runs code of the value's own
+            message = f"its value cannot be unpickled here: {type(error).__name__}: {error}"
+            self._deliver_failure(pending, Failure("unpicklable", message, traceback.format_exc()))
+            return
+        seconds = outcome.ended - outcome.started
+        self._mean_seconds[name] = 0.5 * (self._mean_seconds.get(name, seconds) + seconds)
+        pending.deliver(replace(outcome, job=name, call=call, losses=tuple(pending.losses)))
 
     def _after_death(self, bundle: _Bundle, worker: str) -> None:
         """Run a dead worker's jobs again, or fail those that were retried often enough."""
@@ -292,11 +347,15 @@ class DaskBackend:
                 which = f"{number} workers died running it, the last one: " if number > 1 else "its worker died: "
                 self._deliver_failure(pending, Failure(kind, which + how))
             else:
-                pending.pickled = cloudpickle.dumps(pending.job.declare(overwrite=True))
                 again.append(pending)
+        self._put_first(again)
+
+    def _put_first(self, jobs: list[_Pending]) -> None:
+        """Have jobs run again, before all others; what they have written so far is in their way."""
+        for pending in jobs:
+            pending.pickled = cloudpickle.dumps(pending.job.declare(overwrite=True))
         with self._lock:
-            self._waiting.extendleft(reversed(again))
-            self._feed()
+            self._waiting.extendleft(reversed(jobs))
 
     def _how_it_died(self, worker: str) -> str:
         with self._death_news:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from time import time
 
+from surgeline.errors import ClusterError
 from surgeline.work.casaprocess import CasaProcess, errors_to
 from surgeline.work.execution import execute
 from surgeline.work.jobs import Job
@@ -32,11 +33,14 @@ class SerialBackend:
         self._lock = threading.Lock()
         self._waiting: dict[str, Future[None]] = {}
         self._now: str | None = None
+        self._closed = False
 
     def submit(self, job: Job, deliver: Deliver, urgent: bool = True) -> str:
         """Queue a job behind those before it, urgent or not: this process never has idle moments to fill."""
         ticket = uuid.uuid4().hex
         with self._lock:
+            if self._closed:
+                raise ClusterError(f"{job.declared.name} came after its backend was closed", "open a backend anew")
             future = self._thread.submit(self._run, ticket, job, deliver)
             self._waiting[ticket] = future
         future.add_done_callback(lambda done: self._tell_cancelled(done, job, deliver))
@@ -76,5 +80,7 @@ class SerialBackend:
 
     def close(self) -> None:
         """Drop what waits, and wait for the job that runs."""
+        with self._lock:
+            self._closed = True
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._quiet.__exit__(None, None, None)

@@ -18,6 +18,7 @@ from surgeline.paths import casa_log, safe_name
 from surgeline.work.casaprocess import CasaProcess
 
 EXIT_TOPIC = "surgeline-worker-exit"
+READY_TOPIC = "surgeline-worker-ready"
 
 
 class TellingNanny(Nanny):  # type: ignore[misc]
@@ -28,6 +29,10 @@ class TellingNanny(Nanny):  # type: ignore[misc]
         if self.status == Status.running:
             self.log_event(EXIT_TOPIC, {"worker": self.worker_address, "exitcode": exitcode})
         super()._on_worker_exit_sync(exitcode)
+
+    async def kill(self, timeout: float = 2, reason: str = "nanny-kill") -> None:
+        """End the worker process; CASA does not listen, so there is no point in waiting long until it ends itself."""
+        await super().kill(timeout=timeout, reason=reason)
 
 
 @dataclass
@@ -53,3 +58,5 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
         os.chdir(self.folder)
         # Once, and before any job: two threads that import parts of casatasks at once lock each other out.
         import_module("casatasks")
+        # The scheduler knows a worker well before it gives it jobs.
+        worker.log_event(READY_TOPIC, {"worker": worker.address})

@@ -57,7 +57,7 @@ def _one(stage: Stage, parameters: Parameters, observation: Observation) -> Proc
         {**common, "solint": parameters.solint, "combine": parameters.combine, "gaintable": gaintable},
     )
     path = picture(f"{stage.name}.{observation.vis}")
-    names = [antenna.name for antenna in observation.antennas]
+    names = {antenna.id: antenna.name for antenna in observation.antennas}
     drawing = FunctionCall(plots.bandpass, table, names, path).declare(
         name=f"plot {path}", reads=[table], writes=[path]
     )

@@ -95,7 +95,7 @@ def _one(stage: Stage, parameters: Parameters, observation: Observation) -> Proc
     kinds: list[tuple[str, Literal["gains", "phases"]]] = [(gains, "gains")]
     if phases_first:
         kinds.append((phases, "phases"))
-    names = [antenna.name for antenna in observation.antennas]
+    names = {antenna.id: antenna.name for antenna in observation.antennas}
     for table, what in kinds:
         path = picture(f"{stage.name}.{vis}.{what}")
         drawing = FunctionCall(plots.gains, table, names, path)

@@ -40,6 +40,8 @@ def read_observation(vis: str, origin: str) -> Observation:
         # A regular sample of rows is enough for a picture of the uv coverage and for its extent.
         step = max(1, rows // 20000)
         uvw = main.getcol("UVW", 0, -1, step)
+        # A table of antennas may name some that never observed.
+        observing = {int(number) for name in ("ANTENNA1", "ANTENNA2") for number in set(main.getcol(name))}
     longest = float((uvw[0] ** 2 + uvw[1] ** 2).max() ** 0.5) if rows else 0.0
     thin = max(1, uvw.shape[1] // _UV_SAMPLES)
     samples = tuple((round(float(u), 1), round(float(v), 1)) for u, v in uvw[:2, ::thin].T)
@@ -56,7 +58,7 @@ def read_observation(vis: str, origin: str) -> Observation:
         fields=fields,
         spectral_windows=windows,
         scans=scans,
-        antennas=antennas,
+        antennas=tuple(antenna for antenna in antennas if antenna.id in observing),
         longest_baseline=longest,
         uv_samples=samples,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def array(observation: Observation, path: str) -> None:
     _save(figure, path)
 
 
-def bandpass(caltable: str, antennas: Sequence[str], path: str) -> None:
+def bandpass(caltable: str, antennas: Mapping[int, str], path: str) -> None:
     """Amplitude and phase of bandpass solutions over frequency."""
     import numpy as np
     from casatools import table
@@ -42,7 +42,7 @@ def bandpass(caltable: str, antennas: Sequence[str], path: str) -> None:
         for row in range(tool.nrows()):
             gains = np.where(tool.getcell("FLAG", row), np.nan, tool.getcell("CPARAM", row))
             frequency = frequencies[tool.getcell("SPECTRAL_WINDOW_ID", row)]
-            colour = _colour(tool.getcell("ANTENNA1", row), len(antennas))
+            colour = _colour(tool.getcell("ANTENNA1", row), max(antennas))
             for gain in gains:
                 top.plot(frequency, np.abs(gain), color=colour, linewidth=0.7)
                 bottom.plot(frequency, np.degrees(np.angle(gain)), color=colour, linewidth=0.7)
@@ -51,7 +51,7 @@ def bandpass(caltable: str, antennas: Sequence[str], path: str) -> None:
     _save(figure, path)
 
 
-def gains(caltable: str, antennas: Sequence[str], path: str) -> None:
+def gains(caltable: str, antennas: Mapping[int, str], path: str) -> None:
     """Amplitude and phase of gain solutions over time; each antenna is told by its colour and in the legend."""
     import numpy as np
     from casatools import table
@@ -63,11 +63,11 @@ def gains(caltable: str, antennas: Sequence[str], path: str) -> None:
         numbers = tool.getcol("ANTENNA1")
         values = np.where(tool.getcol("FLAG"), np.nan, tool.getcol("CPARAM"))[:, 0, :]
     minutes = (times - times.min()) / 60.0 if len(times) else times
-    for number, name in enumerate(antennas):
+    for number, name in antennas.items():
         rows = numbers == number
         for polarisation, marker in zip(values, "ox", strict=False):
             label = name if marker == "o" else None
-            style: dict[str, Any] = {"color": _colour(number, len(antennas)), "markersize": 3, "label": label}
+            style: dict[str, Any] = {"color": _colour(number, max(antennas)), "markersize": 3, "label": label}
             top.plot(minutes[rows], np.abs(polarisation[rows]), marker, **style)
             bottom.plot(minutes[rows], np.degrees(np.angle(polarisation[rows])), marker, **style)
     top.set(ylabel="amplitude")
@@ -133,10 +133,10 @@ def _draw_beam(axes: Any, beam: dict[str, Any], plane: int, cell: float) -> None
     )
 
 
-def _colour(number: int, of: int) -> Any:
+def _colour(number: int, last: int) -> Any:
     from matplotlib import colormaps
 
-    return colormaps["viridis"](number / max(1, of - 1) * 0.92)
+    return colormaps["viridis"](0.92 * number / max(1, last))
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -77,11 +78,13 @@ class Signature:
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of a default such as `[ int(-1) ]`: literals, and int, float or bool around one."""
+    """The value of a default such as `[ int(-1) ]`: literals, and int, float, bool or str around one."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CONVERSIONS:
         return _CONVERSIONS[node.func.id](*(_literal(argument) for argument in node.args))
     if isinstance(node, ast.List):
         return [_literal(item) for item in node.elts]
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True) if key}
     return ast.literal_eval(node)
 
 
@@ -124,7 +127,10 @@ def signature(task: str) -> Signature:
     """
     if task not in task_names():
         raise BadInput(f"casatasks has no task {task!r}", nearest(task, task_names()))
-    tree = ast.parse((_folder() / f"{task}.py").read_text(encoding="utf-8"))
+    with warnings.catch_warnings():
+        # The tasks' docstrings are full of escape sequences that Python knows not.
+        warnings.simplefilter("ignore")
+        tree = ast.parse((_folder() / f"{task}.py").read_text(encoding="utf-8"))
     call = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "__call__")
     names = [argument.arg for argument in call.args.args if argument.arg != "self"]
     defaults = {name: ast.unparse(value) for name, value in zip(names, call.args.defaults, strict=True)}

@@ -28,7 +28,7 @@ def parse_bytes(amount: Any) -> Any:
     """
     if not isinstance(amount, str):
         return amount
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?I?)B?\s*", amount.upper())
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([KMGT]?I?)B?\s*", amount.upper())
     if match is None or match[2] not in _UNITS:
         raise ValueError(f"{amount!r} is no amount of memory; write 8GB, 512MiB or a number of bytes")
     return int(float(match[1]) * _UNITS[match[2]])

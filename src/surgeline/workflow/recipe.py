@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from surgeline.errors import RecipeError, nearest
+from surgeline.errors import RecipeError, in_words_of_yaml, nearest
 from surgeline.stages.stage import StageDefinition, find_stage, stage_names
 from surgeline.work.resources import Resources
 
@@ -78,8 +78,11 @@ def load(reference: str, vis: tuple[str, ...] = ()) -> Recipe:
         path = packaged
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # What is no text, or a date that there is not, is a ValueError.
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"{path} is not YAML: {error}", "correct it; `surgeline init` writes one") from error
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}", "make it readable, or give another") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path} is no recipe: it holds no `stages:`", "`surgeline init` writes one")
     content.setdefault("name", path.stem)
@@ -122,7 +125,9 @@ def _check_arguments(stage: StageRequest, where: str) -> None:
             raise RecipeError(
                 f"{where}: {stage.task} has no argument {name!r}", nearest(name, parameters.model_fields)
             ) from error
-        raise RecipeError(f"{where}: {name} = {first['input']!r}: {first['msg']}", "correct the argument") from error
+        raise RecipeError(
+            f"{where}: {name} = {first['input']!r}: {in_words_of_yaml(first['msg'])}", "correct the argument"
+        ) from error
 
 
 def _explained(error: ValidationError, content: dict[str, Any], origin: str) -> RecipeError:
@@ -142,4 +147,5 @@ def _explained(error: ValidationError, content: dict[str, Any], origin: str) -> 
         return RecipeError(f"{where}: unknown key {key!r}", nearest(str(location[-1]), fields))
     if first["type"] == "missing":
         return RecipeError(f"{where}: {key} is missing", "add it")
-    return RecipeError(f"{where}: {key} = {first['input']!r}: {first['msg']}", "correct it")
+    what = f"{key} = {first['input']!r}" if key else repr(first["input"])
+    return RecipeError(f"{where}: {what}: {in_words_of_yaml(first['msg'])}", "correct it")
