@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from surgeline.context.records import CalibrationTable, Decision, Fact, Field, FlagSummary, Observation, Roles
+from surgeline.errors import DataError
 from surgeline.stages.flag import flag_summary
 from surgeline.stages.stage import Parameters as StageParameters
 from surgeline.stages.stage import Stage
@@ -33,6 +34,10 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
 
 def _one(stage: Stage, parameters: Parameters, observation: Observation) -> Procedure[list[Fact]]:
     tables = current_tables(stage.known(CalibrationTable, vis=observation.vis))
+    if not tables:
+        raise DataError(
+            f"there is no calibration of {observation.vis} to apply", "put bandpass or gaincal before applycal"
+        )
     facts: list[Fact] = []
     # Each call writes to the same MS, so they take turns.
     for field, gain_fields in gain_fields_of(observation, stage.required(Roles, vis=observation.vis)).items():

@@ -11,6 +11,7 @@ from typing import Any
 
 import surgeline
 from surgeline.context.records import CalibrationTable, Command, Fact, Image, Observation, Product
+from surgeline.errors import DataError
 from surgeline.paths import partial, product, write_text
 from surgeline.stages.stage import Parameters as StageParameters
 from surgeline.stages.stage import Stage
@@ -33,6 +34,8 @@ class Parameters(StageParameters):
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Export each image by its own job, then write the manifest."""
     images = stage.known(Image)
+    if not images:
+        raise DataError("there is no image to export", "put make_images before export in the recipe")
     observations = stage.known(Observation)
     cards = _cards(observations)
     paths = {found.path: product(f"{found.path.rpartition('/')[2].removesuffix('.image')}.fits") for found in images}

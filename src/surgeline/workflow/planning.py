@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 from surgeline.clusters import local
 from surgeline.config import Configuration
-from surgeline.context.records import Fact
+from surgeline.context.records import Fact, Observation
 from surgeline.context.store import Context
 from surgeline.errors import DataError, RecipeError
 from surgeline.parallel.backend import choose
 from surgeline.paths import SessionPaths
+from surgeline.stages.inputs import find_input
+from surgeline.stages.observation import read_observation
 from surgeline.stages.stage import Stage
-from surgeline.work.jobs import Job
+from surgeline.work.casaprocess import CasaProcess, errors_to
+from surgeline.work.jobs import FunctionCall, Job
 from surgeline.work.procedure import Aside, Procedure, Together
 from surgeline.workflow.graph import needs
 from surgeline.workflow.recipe import Recipe, StageRequest
@@ -54,6 +58,7 @@ def plan_session(recipe: Recipe, workdir: Path, configuration: Configuration) ->
     lines = [f"recipe {recipe.name}" + (f": {recipe.description}" if recipe.description else "")]
     lines += [f"observation {vis}" for vis in recipe.vis] or ["no observation yet: give --vis"]
     requests = {request.name: request for request in recipe.stages}
+    uncertain: set[str] = set()
     for name, before in needs(recipe).items():
         request = requests[name]
         lines.append("")
@@ -62,11 +67,16 @@ def plan_session(recipe: Recipe, workdir: Path, configuration: Configuration) ->
         lines.append(f"{name}{after}: {state}")
         if name in finished or not recipe.vis:
             continue
+        if request.task != "import" and context.last(Observation) is None:
+            uncertain.add(name)
+            lines.append("    (depends on what the import finds)")
+            continue
         jobs, facts, complete = _foretell(request, recipe, context, configuration)
         lines += [f"    {job.declared.name}    {job}" for job in jobs]
         if facts is not None:
             context.commit(name, facts)
-        if not complete:
+        if not complete or uncertain.intersection(before):
+            uncertain.add(name)
             lines.append("    (what follows depends on what earlier jobs find)")
     return "\n".join(lines)
 
@@ -130,6 +140,20 @@ def _foretell(
     return jobs, facts, True
 
 
+def _foreseen(job: Job) -> Observation | None:
+    """The value of a job that can be had without running it: what an MS holds, read where it is."""
+    if not isinstance(job, FunctionCall) or job.function is not read_observation:
+        return None
+    vis, origin = job.arguments
+    if find_input(origin).kind != "MS":
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        CasaProcess(Path.cwd(), Path(scratch) / "casa.log").prepare()
+        with errors_to(Path(scratch) / "casa.out"):
+            found: Observation = read_observation(origin, origin)
+    return found.model_copy(update={"vis": vis})
+
+
 def _walk(procedure: Procedure[Any], jobs: list[Job]) -> Any:
     """Collect the jobs of a procedure until it wants the value of one."""
     try:
@@ -152,7 +176,8 @@ def _walk(procedure: Procedure[Any], jobs: list[Job]) -> Any:
                 values = []
             else:
                 jobs.extend(request)
-                values = _Unknown() if request else []
+                foreseen = [_foreseen(job) for job in request]
+                values = _Unknown() if None in foreseen else foreseen
             request = procedure.send(values)
     except StopIteration as stop:
         return stop.value
