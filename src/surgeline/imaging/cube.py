@@ -172,7 +172,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 def _start_of(arguments: Mapping[str, Any], channel: int) -> int | str:
     """Where a part begins that begins so many channels after the cube."""
-    start, width = arguments.get("start", 0), arguments.get("width", 1)
+    # Left empty, CASA takes the first channel, and steps of one.
+    start, width = arguments.get("start") or 0, arguments.get("width") or 1
     first, step = _quantity(start), _quantity(width)
     if first is None or step is None:
         raise BadInput(
@@ -188,7 +189,7 @@ def _start_of(arguments: Mapping[str, Any], channel: int) -> int | str:
 def _quantity(value: Any) -> tuple[float, str] | None:
     if isinstance(value, int | float):
         return float(value), ""
-    match = re.fullmatch(r"\s*(-?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z/]*)\s*", str(value) or "0")
+    match = re.fullmatch(r"\s*(-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z/]*)\s*", str(value))
     return (float(match[1]), match[2]) if match else None
 
 

@@ -19,6 +19,7 @@ from surgeline.work.casaprocess import CasaProcess
 
 EXIT_TOPIC = "surgeline-worker-exit"
 READY_TOPIC = "surgeline-worker-ready"
+_KILL_SECONDS = 2.0
 
 
 class TellingNanny(Nanny):  # type: ignore[misc]
@@ -30,9 +31,9 @@ class TellingNanny(Nanny):  # type: ignore[misc]
             self.log_event(EXIT_TOPIC, {"worker": self.worker_address, "exitcode": exitcode})
         super()._on_worker_exit_sync(exitcode)
 
-    async def kill(self, timeout: float = 2, reason: str = "nanny-kill") -> None:
-        """End the worker process; CASA does not listen, so there is no point in waiting long until it ends itself."""
-        await super().kill(timeout=timeout, reason=reason)
+    async def kill(self, timeout: float = 5, reason: str = "nanny-kill") -> None:
+        """End the worker process: one in the midst of a CASA job does not end itself, however long it is given."""
+        await super().kill(timeout=min(timeout, _KILL_SECONDS), reason=reason)
 
 
 @dataclass
