@@ -175,11 +175,18 @@ def test_worker_killed_in_the_middle_is_told_and_costs_nothing(parallel: Path, t
     assert losses and "SIGKILL" in losses[0]["how"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_stop_cleanly(tmp_path: Path, number: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "backend", "sign"),
+    [
+        (signal.SIGINT, 130, "dask", "calibration/NGC5921.bandpass.B"),
+        # In the midst of a call of CASA that goes on for seconds, in the session's own process.
+        (signal.SIGTERM, 143, "serial", "images/*.parts/*.psf"),
+    ],
+)
+def test_signals_stop_cleanly(tmp_path: Path, number: signal.Signals, code: int, backend: str, sign: str) -> None:
     workdir = tmp_path / "session"
-    session = start_surgeline("run", RECIPE, "--workdir", workdir, "--set", "dask.n_workers=2")
-    wait_until(lambda: (workdir / "calibration" / "NGC5921.bandpass.B").exists(), 120, "the bandpass is solved for")
+    session = start_surgeline("run", RECIPE, "--workdir", workdir, "--set", f"backend={backend}")
+    wait_until(lambda: any(workdir.glob(sign)), 120, f"{sign} is being made")
     session.send_signal(number)
     output, _ = session.communicate(timeout=60)
     assert session.returncode == code, output

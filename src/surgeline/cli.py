@@ -259,11 +259,11 @@ class _Stopped(BaseException):
         super().__init__(number)
         self.number = number
 
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}"
+
     def told(self) -> Interrupted:
-        error = Interrupted(
-            f"stopped by {signal.Signals(self.number).name}; what had finished is kept",
-            "go on with: surgeline resume",
-        )
+        error = Interrupted(f"{self}; what had finished is kept", "go on with: surgeline resume")
         error.exit_code = 128 + self.number  # type: ignore[misc]  # as shells have it
         return error
 

@@ -32,7 +32,8 @@ class SerialBackend:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="serial")
         self._lock = threading.Lock()
         self._waiting: dict[str, Future[None]] = {}
-        self._now: str | None = None
+        self._now: tuple[str, Job, Deliver] | None = None
+        self._abandoned = False
         self._closed = False
 
     def submit(self, job: Job, deliver: Deliver, urgent: bool = True) -> str:
@@ -48,7 +49,7 @@ class SerialBackend:
 
     def _run(self, ticket: str, job: Job, deliver: Deliver) -> None:
         with self._lock:
-            self._now = ticket
+            self._now = (ticket, job, deliver)
         before = Path.cwd()
         os.chdir(self._folder)
         try:
@@ -56,31 +57,45 @@ class SerialBackend:
         finally:
             os.chdir(before)
             with self._lock:
+                abandoned = self._now is None
                 self._now = None
                 self._waiting.pop(ticket, None)
-        deliver(outcome)
+        if not abandoned:
+            deliver(outcome)
 
     @staticmethod
     def _tell_cancelled(done: Future[None], job: Job, deliver: Deliver) -> None:
         if done.cancelled():
-            now = time()
-            failure = Failure("cancelled", "it was cancelled before it began")
-            deliver(Outcome(job.declared.name, str(job), failure=failure, started=now, ended=now))
+            deliver(_cancelled(job, "it was cancelled before it began"))
 
     def running(self, ticket: str) -> bool:
         """Whether this is the job being worked on."""
-        return self._now == ticket
+        now = self._now
+        return now is not None and now[0] == ticket
 
     def cancel(self, tickets: Iterable[str]) -> None:
-        """Drop jobs that have not begun; the one that runs cannot be stopped and ends by itself."""
+        """Drop jobs that have not begun; the one that runs cannot be stopped, so it is left to itself."""
+        named = set(tickets)
         with self._lock:
-            futures = [self._waiting[ticket] for ticket in tickets if ticket in self._waiting]
+            futures = [future for ticket, future in self._waiting.items() if ticket in named]
+            running = self._now if self._now is not None and self._now[0] in named else None
+            if running is not None:
+                self._now = None
+                self._abandoned = True
         for future in futures:
             future.cancel()
+        if running is not None:
+            _, job, deliver = running
+            deliver(_cancelled(job, "it was left to itself: CASA cannot be stopped inside this process"))
 
     def close(self) -> None:
-        """Drop what waits, and wait for the job that runs."""
+        """Drop what waits, and wait for the job that runs unless it was left to itself."""
         with self._lock:
             self._closed = True
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.shutdown(wait=not self._abandoned, cancel_futures=True)
         self._quiet.__exit__(None, None, None)
+
+
+def _cancelled(job: Job, why: str) -> Outcome:
+    now = time()
+    return Outcome(job.declared.name, str(job), failure=Failure("cancelled", why), started=now, ended=now)

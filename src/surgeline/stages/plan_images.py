@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import PurePath
 from typing import Any
 
 from pydantic import Field, PositiveFloat, field_validator
@@ -109,7 +110,10 @@ def _plan(
     kind: str,
 ) -> ImagePlan:
     field = observation.field(found.fields[0])
-    name = f"{safe_name(field.name)}.spw{window.id}.{kind}"
+    # Observations are imaged each by itself, so with several of them their names tell images apart.
+    several = len(stage.known(Observation)) > 1
+    prefix = f"{safe_name(PurePath(observation.vis).stem)}." if several else ""
+    name = f"{prefix}{safe_name(field.name)}.spw{window.id}.{kind}"
     geometry, reasons = image_geometry(observation, window, parameters.cells_per_beam)
     arguments: dict[str, Any] = {
         "vis": found.path,

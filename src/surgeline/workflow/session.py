@@ -242,9 +242,10 @@ class Session:
             if self._stopping:
                 raise JobFailed(f"stage {request.name!r} was stopped", "")
             self.context.commit(request.name, facts)
-        except SurgelineError as error:
-            self._record.stage(request.name, state="failed", ended=time.time(), error=str(error))
-            self._tell("stage_ended", request.name, error.message)
+        except Exception as error:
+            state = "interrupted" if self._stopping else "failed"
+            self._record.stage(request.name, state=state, ended=time.time(), error=str(error))
+            self._tell("stage_ended", request.name, str(error).partition("\n")[0])
             raise
         self._record.stage(request.name, state="finished", ended=time.time())
         self._tell("stage_ended", request.name, None)
@@ -318,8 +319,7 @@ class Session:
 
     def _finish(self, error: BaseException | None) -> None:
         """Record how the run ended and make the weblog, also when it failed."""
-        interrupted = error is not None and not isinstance(error, SurgelineError)
-        state = "interrupted" if interrupted else "failed" if error else "finished"
+        state = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
         try:
             self._record.end(state, str(error) if error else None)
         except SurgelineError:
