@@ -30,6 +30,7 @@ from surgeline.config import load
 ROOT = Path(__file__).parent.parent
 CALLS = 2000
 ROUNDS = 3
+DEMO_ROUNDS = 2
 COMMAND = [sys.executable, "-m", "surgeline.cli"]
 PLAIN = (
     "from pathlib import Path\n"
@@ -85,7 +86,7 @@ def demo(folder: Path) -> dict[str, float]:
     recipe = str(ROOT / "examples" / "ngc5921.yaml")
     cores = psutil.cpu_count() or 1
     times: dict[str, list[float]] = {}
-    for turn in range(ROUNDS):
+    for turn in range(DEMO_ROUNDS):
         workdirs = {name: folder / f"{name}{turn}" for name in ("parallel", "serial", "plain", "plain-threads")}
         run = [*COMMAND, "run", recipe, "--workdir"]
         for name, extra in (("parallel", ["--set", "dask.n_workers=2"]), ("serial", ["--set", "backend=serial"])):

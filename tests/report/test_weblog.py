@@ -205,7 +205,7 @@ def facts_of_calibration() -> list[Fact]:
 
 def facts_of_images() -> list[Fact]:
     return [
-        Dataset(path="data/ngc5921.calibrated.ms", parent=VIS, kind="calibrated", fields=(2,)),
+        Dataset(path="data/ngc5921.calibrated.ms", parent=VIS, kind="calibrated", fields=(2,), windows=(0,)),
         ImagePlan(name="ngc5921.cube", vis=VIS, field="2", spectral_windows="0", kind="cube",
                   threshold_sigma=2.5, arguments={"imsize": [256, 256], "cell": ["15.0arcsec"]},
                   reasons=("Five pixels a beam.",)),
