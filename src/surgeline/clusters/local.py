@@ -88,6 +88,13 @@ def start(asked: LocalPlan, worker_class: type[Any], scratch: Path) -> Any:
         # Dask's own MALLOC_TRIM_THRESHOLD_ is left out: with it CASA's temporaries are paged in anew each time.
         "distributed.nanny.pre-spawn-environ": thread_environment(asked.threads),
         "distributed.admin.tick.limit": "1h",
+        # What Dask measures of itself costs workers time, and nobody looks at it here.
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.system-monitor.interval": "5s",
+        "distributed.admin.system-monitor.gil.enabled": False,
+        # No worker is ever sent a second job, so there is nothing to steal.
+        "distributed.scheduler.work-stealing": False,
+        "distributed.scheduler.active-memory-manager.start": False,
     }
     with dask.config.set(options):
         return LastingCluster(

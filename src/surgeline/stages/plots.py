@@ -77,10 +77,13 @@ def gains(caltable: str, antennas: Mapping[int, str], path: str) -> None:
 
 
 def image(imagename: str, path: str) -> None:
-    """An image with coordinates, beam and colour bar; of a cube, its plane of highest peak."""
+    """An image with coordinates, beam and colour bar; of a cube, its plane of highest peak.
+
+    Axes are offsets from the image's reference position, in arcmin, which needs no heavy library to draw.
+    """
     import numpy as np
-    from astropy.wcs import WCS
     from casatools import image as image_tool
+    from casatools import quanta
 
     with closing(image_tool()) as tool:
         tool.open(imagename)
@@ -88,49 +91,50 @@ def image(imagename: str, path: str) -> None:
         coordinates = tool.coordsys()
         unit = tool.brightnessunit()
         beam = tool.restoringbeam()
-        direction = (
-            coordinates.referencevalue("n", "direction")["numeric"],
-            coordinates.increment("n", "direction")["numeric"],
-            coordinates.referencepixel("direction")["numeric"],
-        )
+        centre = coordinates.referencevalue("n", "direction")["numeric"]
+        cell = np.degrees(coordinates.increment("n", "direction")["numeric"]) * 60.0
+        origin = coordinates.referencepixel("direction")["numeric"]
         coordinates.done()
     planes = pixels.reshape(*pixels.shape[:2], -1)
     peaks = [np.nanmax(plane) if np.isfinite(plane).any() else -np.inf for plane in np.moveaxis(planes, -1, 0)]
     best = int(np.argmax(peaks))
     plane = planes[..., best].T
-    world = WCS(naxis=2)
-    world.wcs.ctype = ["RA---SIN", "DEC--SIN"]
-    world.wcs.crval, world.wcs.cdelt = np.degrees(direction[0]), np.degrees(direction[1])
-    world.wcs.crpix = np.asarray(direction[2]) + 1.0
 
-    figure, (axes,) = _figure(1, 1, (6.2, 5.2), subplot_kw={"projection": world})
+    figure, (axes,) = _figure(1, 1, (6.2, 5.2))
     valid = plane[np.isfinite(plane)]
     # A few bright pixels must not darken all others.
     low, high = np.percentile(valid, (0.1, 99.9)) if valid.size else (0.0, 1.0)
-    shown = axes.imshow(plane, origin="lower", cmap="viridis", vmin=low, vmax=high)
+    edges = [
+        (np.array([-0.5, size - 0.5]) - origin[axis]) * cell[axis] for axis, size in enumerate(plane.shape[::-1])
+    ]
+    extent = (*edges[0], *edges[1])
+    shown = axes.imshow(plane, origin="lower", cmap="viridis", vmin=low, vmax=high, extent=extent)
     figure.colorbar(shown, ax=axes, label=unit.replace(".", " "))
-    axes.set(xlabel="right ascension (J2000)", ylabel="declination (J2000)")
-    if planes.shape[2] > 1:
-        axes.set_title(f"channel {best} of {planes.shape[2]}", fontsize=9)
-    _draw_beam(axes, beam, best, abs(np.degrees(direction[1][1])) * 3600.0)
+    angles = quanta()
+    east, north = ({"value": float(angle), "unit": "rad"} for angle in centre)
+    position = f"{angles.angle(east, form='tim', prec=7)[0]} {angles.angle(north, prec=6)[0]}"
+    axes.set(xlabel="offset in right ascension (arcmin)", ylabel="offset in declination (arcmin)")
+    channel = f", channel {best} of {planes.shape[2]}" if planes.shape[2] > 1 else ""
+    axes.set_title(f"around {position} (J2000){channel}", fontsize=9)
+    _draw_beam(axes, beam, best)
     _save(figure, path)
 
 
-def _draw_beam(axes: Any, beam: dict[str, Any], plane: int, cell: float) -> None:
-    """The synthesised beam in the lower left corner; `cell` in arcsec."""
+def _draw_beam(axes: Any, beam: dict[str, Any], plane: int) -> None:
+    """The synthesised beam in the lower left corner of axes in arcmin."""
     from matplotlib.patches import Ellipse
 
     if "beams" in beam:
         beam = beam["beams"][f"*{plane}"]["*0"]
     if not beam:
         return
-    major, minor = beam["major"]["value"] / cell, beam["minor"]["value"] / cell
+    major, minor = beam["major"]["value"] / 60.0, beam["minor"]["value"] / 60.0
     angle = beam.get("positionangle", beam.get("pa", {"value": 0.0}))["value"]
-    corner = 1.2 * major
-    # The position angle counts from north through east, and east is to the left.
-    axes.add_patch(
-        Ellipse((corner, corner), minor, major, angle=angle, facecolor="white", edgecolor="black", linewidth=0.8)
-    )
+    # Right ascension grows to the left, so the left edge is the larger offset.
+    (left, _), (bottom, _) = axes.get_xlim(), axes.get_ylim()
+    corner = (left - 1.2 * major, bottom + 1.2 * major)
+    # The position angle counts from north through east, which is to the left; x is drawn reversed.
+    axes.add_patch(Ellipse(corner, minor, major, angle=-angle, facecolor="white", edgecolor="black", linewidth=0.8))
 
 
 def _colour(number: int, last: int) -> Any:
