@@ -171,13 +171,15 @@ def test_cancelling_stops_what_waits_and_every_job_still_has_an_outcome(backend:
         queue.map(double, [1, 2])
         assert begun.wait(30)
         queue.cancel()
-        go_on.set()
+        # All are told at once, also the one that runs: nothing can stop it here, and nobody waits for it.
         outcomes = queue.get_results()
-    assert outcomes[0].value == "ended by itself"
-    for outcome in outcomes[1:]:
-        assert outcome.failure is not None
-        assert outcome.failure.kind == "cancelled"
-        assert outcome.job == "double"
+        assert not go_on.is_set()
+    go_on.set()
+    assert [outcome.job for outcome in outcomes] == ["wait", "double", "double"]
+    assert all(outcome.failure is not None and outcome.failure.kind == "cancelled" for outcome in outcomes)
+    with TaskQueue(backend) as queue:
+        queue.add_functioncall(double, 3)
+        assert values(queue.get_results()) == [6]
 
 
 def test_an_exception_that_leaves_the_queue_cancels_it_and_is_the_one_that_is_told(backend: Backend) -> None:
@@ -193,14 +195,13 @@ def test_an_exception_that_leaves_the_queue_cancels_it_and_is_the_one_that_is_to
             queue.add_functioncall(wait)
             queue.map(double, range(5))
             assert begun.wait(30)
-            # The job that runs here cannot be stopped, so it must end for the queue to be left.
-            threading.Timer(0.2, go_on.set).start()
             raise RuntimeError("the user's own")
 
     with pytest.raises(RuntimeError, match="the user's own"):
         leave_with_an_error()
-    assert sum(outcome.ok for outcome in outcomes) == 1
+    go_on.set()
     assert len(outcomes) == 6
+    assert not any(outcome.ok for outcome in outcomes)
 
 
 def test_leaving_the_queue_waits_for_its_jobs(backend: Backend) -> None:
