@@ -35,24 +35,12 @@ class SessionPaths:
         return self.workdir / "run.json"
 
     @property
-    def config(self) -> Path:
-        return self.workdir / "config.yaml"
-
-    @property
     def logs(self) -> Path:
         return self.workdir / "logs"
 
     @property
-    def session_log(self) -> Path:
-        return self.logs / "surgeline.log"
-
-    @property
     def products(self) -> Path:
         return self.workdir / "products"
-
-    @property
-    def manifest(self) -> Path:
-        return self.products / "manifest.json"
 
     @property
     def weblog(self) -> Path:

@@ -11,7 +11,7 @@ from surgeline.clusters import local
 from surgeline.config import Configuration
 from surgeline.context.records import Fact, Observation
 from surgeline.context.store import Context
-from surgeline.errors import DataError, RecipeError
+from surgeline.errors import DataError
 from surgeline.parallel.backend import choose
 from surgeline.paths import SessionPaths
 from surgeline.stages.inputs import find_input
@@ -21,7 +21,7 @@ from surgeline.work.casaprocess import CasaProcess, errors_to
 from surgeline.work.jobs import FunctionCall, Job
 from surgeline.work.procedure import Aside, Procedure, Together
 from surgeline.workflow.graph import needs
-from surgeline.workflow.recipe import Recipe, StageRequest
+from surgeline.workflow.recipe import Recipe, StageRequest, cluster_of
 
 
 class _NotYetKnown(Exception):
@@ -88,12 +88,7 @@ def where(request: StageRequest, configuration: Configuration) -> str:
         RecipeError: the stage asks for a cluster that the configuration does not know.
     """
     settings = configuration.settings
-    name = request.cluster or settings.dask.cluster
-    if name not in settings.clusters:
-        raise RecipeError(
-            f"stage {request.name!r} asks for cluster {name!r}, and there is none of that name",
-            f"the configuration knows: {', '.join(sorted(settings.clusters))}",
-        )
+    name = cluster_of(request, configuration)
     kind, reason = choose(configuration, name)
     if kind == "serial":
         place = f"in the session's process, one after the other ({reason})"
@@ -122,7 +117,7 @@ def _foretell(
     request: StageRequest, recipe: Recipe, context: Context, configuration: Configuration
 ) -> tuple[list[Job], list[Fact] | None, bool]:
     """The jobs of a stage, its facts when no job has to run for them, and whether these are all its jobs."""
-    name = request.cluster or configuration.settings.dask.cluster
+    name = cluster_of(request, configuration)
     serial = choose(configuration, name)[0] == "serial"
     workers = 1 if serial else local.plan(configuration, name).workers
     stage = Stage(request.name, recipe.vis, context, workers)

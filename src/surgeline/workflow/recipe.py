@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from surgeline.config import Configuration
 from surgeline.errors import RecipeError, in_words_of_yaml, nearest
 from surgeline.stages.stage import StageDefinition, find_stage, stage_names
 from surgeline.work.resources import Resources
@@ -149,3 +150,19 @@ def _explained(error: ValidationError, content: dict[str, Any], origin: str) -> 
         return RecipeError(f"{where}: {key} is missing", "add it")
     what = f"{key} = {first['input']!r}" if key else repr(first["input"])
     return RecipeError(f"{where}: {what}: {in_words_of_yaml(first['msg'])}", "correct it")
+
+
+def cluster_of(request: StageRequest, configuration: Configuration) -> str:
+    """The name of the cluster that a stage runs on.
+
+    Raises:
+        RecipeError: the configuration knows no cluster of that name.
+    """
+    clusters = configuration.settings.clusters
+    name = request.cluster or configuration.settings.dask.cluster
+    if name not in clusters:
+        raise RecipeError(
+            f"stage {request.name!r} asks for cluster {name!r}, and there is none of that name",
+            f"the configuration knows: {', '.join(sorted(clusters))}; name others under `clusters:` in config.yaml",
+        )
+    return name

@@ -25,7 +25,7 @@ from surgeline.work.resources import Resources
 from surgeline.work.taskqueue import Backend, TaskQueue
 from surgeline.workflow import recipe as recipes
 from surgeline.workflow.graph import needs
-from surgeline.workflow.recipe import Recipe, StageRequest
+from surgeline.workflow.recipe import Recipe, StageRequest, cluster_of
 from surgeline.workflow.record import RunRecord
 from surgeline.workflow.workfolder import WorkfolderLock, disk_full, is_full
 
@@ -176,15 +176,8 @@ class Session:
 
     def _check_resources(self, request: StageRequest) -> None:
         """Refuse what no worker of the stage's cluster could ever give, rather than wait for it."""
-        clusters = self.configuration.settings.clusters
-        name = request.cluster or self.configuration.settings.dask.cluster
-        if name not in clusters:
-            known = ", ".join(sorted(clusters))
-            raise RecipeError(
-                f"stage {request.name!r} asks for cluster {name!r}, and there is none of that name",
-                f"the configuration knows: {known}; name others under `clusters:` in config.yaml",
-            )
-        if clusters[name].type != "local":
+        name = cluster_of(request, self.configuration)
+        if self.configuration.settings.clusters[name].type != "local":
             return
         asked, given = request.resources, local.plan(self.configuration, name)
         if asked.gpus:
