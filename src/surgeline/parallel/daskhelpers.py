@@ -35,8 +35,10 @@ _DEATH_NEWS_SECONDS = 3.0
 _SHORT_JOB_SECONDS = 0.01
 _BUNDLE_SECONDS = 0.05
 _OUT_OF_MEMORY = "out of memory"
-# Tells the collector, instead of a bundle's key, that there is a worker more.
-_WORKER_CAME = ""
+# Jobs that are not urgent wait until nothing has happened for so long: the next stage may be about to begin.
+_LEISURE_SECONDS = 0.1
+# Tells the collector, instead of a bundle's key, that there is a worker more, or work that is not urgent.
+_LOOK = ""
 
 
 @dataclass
@@ -174,6 +176,8 @@ class DaskBackend:
                 raise ClusterError(f"{job.declared.name} came after its cluster was stopped", "open a backend anew")
             (self._waiting if urgent else self._leisure).append(_Pending(ticket, job, pickled, deliver))
             self._feed()
+        if not urgent:
+            self._done.put(_LOOK)
         return ticket
 
     def running(self, ticket: str) -> bool:
@@ -228,13 +232,20 @@ class DaskBackend:
 
     def _feed(self) -> None:
         """Send waiting jobs to free workers; called with the lock held."""
-        while (self._waiting or self._leisure) and len(self._sent) < len(self._alive):
-            jobs = self._next_bundle() if self._waiting else [self._leisure.popleft()]
-            key = f"{jobs[0].job.declared.name}-{uuid.uuid4().hex}"
-            # pure=False: jobs have side effects, so equal ones are not the same one.
-            future = self._client.submit(_run_on_worker, [job.pickled for job in jobs], key=key, pure=False)
-            self._sent[key] = _Bundle(jobs, future)
-            future.add_done_callback(lambda done: self._done.put(done.key))
+        while self._waiting and len(self._sent) < len(self._alive):
+            self._send(self._next_bundle())
+
+    def _feed_at_leisure(self) -> None:
+        """Send jobs that are not urgent to workers for which there is no urgent one; called with the lock held."""
+        while not self._waiting and self._leisure and len(self._sent) < len(self._alive):
+            self._send([self._leisure.popleft()])
+
+    def _send(self, jobs: list[_Pending]) -> None:
+        key = f"{jobs[0].job.declared.name}-{uuid.uuid4().hex}"
+        # pure=False: jobs have side effects, so equal ones are not the same one.
+        future = self._client.submit(_run_on_worker, [job.pickled for job in jobs], key=key, pure=False)
+        self._sent[key] = _Bundle(jobs, future)
+        future.add_done_callback(lambda done: self._done.put(done.key))
 
     def _next_bundle(self) -> list[_Pending]:
         jobs = [self._waiting.popleft()]
@@ -265,7 +276,7 @@ class DaskBackend:
 
     def _hear_of_worker(self, event: tuple[float, Any]) -> None:
         self._alive.add(event[1]["worker"])
-        self._done.put(_WORKER_CAME)
+        self._done.put(_LOOK)
 
     def _hear_of_departure(self, event: tuple[float, Any]) -> None:
         if isinstance(event[1], dict) and event[1].get("action") == "remove-worker":
@@ -275,7 +286,7 @@ class DaskBackend:
 
     def _collect(self) -> None:
         """Deliver the outcomes of each bundle that ends, until the backend is closed."""
-        while (key := self._done.get()) is not None:
+        while (key := self._next_news()) is not None:
             with self._lock:
                 bundle = self._sent.pop(key, None)
             if bundle is not None:
@@ -294,6 +305,15 @@ class DaskBackend:
             self._sent.clear()
         for pending in left:
             self._deliver_failure(pending, Failure("cancelled", "the cluster was stopped before it ended"))
+
+    def _next_news(self) -> str | None:
+        """Wait for what happens next; while nothing does, have work done that is not urgent."""
+        while True:
+            try:
+                return self._done.get(timeout=_LEISURE_SECONDS if self._leisure else None)
+            except queue.Empty:
+                with self._lock:
+                    self._feed_at_leisure()
 
     def _collect_bundle(self, bundle: _Bundle) -> None:
         from distributed import KilledWorker

@@ -6,6 +6,7 @@ Imported only where Dask already is: by the Dask layer and by its workers.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -61,3 +62,9 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
         import_module("casatasks")
         # The scheduler knows a worker well before it gives it jobs.
         worker.log_event(READY_TOPIC, {"worker": worker.address})
+
+    def teardown(self, worker: Worker) -> None:
+        """Called by Dask when the worker is to end: at once, since CASA takes a second to unload itself."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
