@@ -2,7 +2,8 @@
 
 (a) no-op function calls a second through TaskQueue against raw `client.submit` on the same local Dask cluster;
 (b) the demo with two workers against serial, and against the same casatasks calls in a plain script;
-(c) how long `import surgeline` and `surgeline --help` take.
+(c) how long `import surgeline` and `surgeline --help` take;
+(d) what the context costs: see context.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from context import context_figures
 from surgeline import TaskQueue, open_backend
 from surgeline.config import load
 
@@ -124,7 +126,7 @@ def startup() -> dict[str, float]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="surgeline-bench-") as scratch:
-        figures = startup() | dispatch(Path(scratch)) | demo(Path(scratch))
+        figures = startup() | dispatch(Path(scratch)) | context_figures(Path(scratch)) | demo(Path(scratch))
     cores, memory = psutil.cpu_count(), psutil.virtual_memory().total / 1e9
     machine = f"{cores} cores, {memory:.0f} GB, {platform.machine()}, Python {platform.python_version()}"
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

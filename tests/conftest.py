@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["services.postgresql"]
+
 # Before anything reads them: tests must not depend on the configuration of whoever runs them.
 _HOME = tempfile.TemporaryDirectory(prefix="surgeline-test-home-", ignore_cleanup_errors=True)
 os.environ["HOME"] = _HOME.name

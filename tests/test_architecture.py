@@ -14,12 +14,13 @@ import surgeline
 SOURCE = Path(surgeline.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# cli → workflow → stages, report → imaging → context, parallel → clusters → work → config, errors, paths.
+# cli → workflow → stages, report, serve → imaging → context, parallel → clusters → work → config, errors, paths.
 # A simulation stands beside the stages: it makes what they reduce.
 STOREYS: list[set[str]] = [
     {"cli"},
+    {"context_commands"},
     {"workflow"},
-    {"stages", "report", "simulate"},
+    {"stages", "report", "serve", "simulate"},
     {"imaging"},
     {"context", "parallel"},
     {"clusters"},

@@ -101,7 +101,7 @@ def test_nothing_stray_is_left(parallel: Path) -> None:
     assert not processes_in(parallel)
     expected = {
         "calibration", "context.db", "data", "images", "logs", "pictures", "products", "recipe.yaml", "run.json",
-        "session.lock", "weblog",
+        "session.lock", "states", "weblog",
     }  # fmt: skip
     assert {path.name for path in parallel.iterdir()} == expected
     assert not [path for path in parallel.rglob("*") if "partial" in path.name or path.name.startswith("casa-2")]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from surgeline.context_commands import app as context_app
 from surgeline.errors import BadInput, Interrupted, SurgelineError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = """Exit codes: 0 done; 1 an error of Surgeline itself; 2 wrong command line or argument;
 3 configuration; 4 recipe; 5 observation; 6 working folder (not writable, in use, disk full);
-7 a job failed; 8 workers; 130 interrupted; 143 terminated."""
+7 a job failed; 8 workers; 9 the context's database; 130 interrupted; 143 terminated."""
 
 app = typer.Typer(
     name="surgeline",
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show or begin a configuration.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
+app.add_typer(context_app, name="context")
 
 Workdir = Annotated[Path, typer.Option("--workdir", "-w", help="The session's working folder.")]
 Overrides = Annotated[
@@ -42,6 +44,12 @@ Overrides = Annotated[
 Vis = Annotated[
     list[str] | None,
     typer.Option("--vis", help="An observation: MS, ASDM, UVFITS or casadata:demo/…; repeatable."),
+]
+StartFrom = Annotated[
+    str | None, typer.Option("--from", help="Run this stage and all after it again, on the data as it found them.")
+]
+Force = Annotated[
+    list[str] | None, typer.Option("--force", help="Run this stage again, and what depends on it; repeatable.")
 ]
 RecipeName = Annotated[str, typer.Argument(help="A recipe's YAML file, or a packaged one such as calimage.")]
 
@@ -61,21 +69,36 @@ def run(
     vis: Vis = None,
     workdir: Workdir = Path("surgeline-session"),
     overrides: Overrides = None,
+    start_from: StartFrom = None,
+    force: Force = None,
 ) -> None:
-    """Run a recipe on one or more observations."""
+    """Run a recipe on one or more observations; of a session that there is, what a change of it concerns."""
     from surgeline.workflow import recipe as recipes
     from surgeline.workflow.session import Session
 
     loaded = recipes.load(recipe, tuple(_absolute(name) for name in vis or ()))
-    _run(lambda observer: Session(loaded, workdir, _configuration(workdir, overrides), observer))
+    _run(
+        lambda observer: Session(
+            loaded, workdir, _configuration(workdir, overrides), observer, tuple(force or ()), start_from
+        )
+    )
 
 
 @app.command()
-def resume(workdir: Workdir = Path("surgeline-session"), overrides: Overrides = None) -> None:
+def resume(
+    workdir: Workdir = Path("surgeline-session"),
+    overrides: Overrides = None,
+    start_from: StartFrom = None,
+    force: Force = None,
+) -> None:
     """Go on with a session after its last finished stage."""
     from surgeline.workflow.session import Session
 
-    _run(lambda observer: Session.resume(workdir, _configuration(workdir, overrides), observer))
+    _run(
+        lambda observer: Session.resume(
+            workdir, _configuration(workdir, overrides), observer, tuple(force or ()), start_from
+        )
+    )
 
 
 @app.command()
@@ -84,6 +107,8 @@ def plan(
     vis: Vis = None,
     workdir: Workdir = Path("surgeline-session"),
     overrides: Overrides = None,
+    start_from: StartFrom = None,
+    force: Force = None,
 ) -> None:
     """Show the stages of a recipe, their jobs where heuristics can tell, and where they would run; start nothing."""
     from rich.console import Console
@@ -92,7 +117,8 @@ def plan(
     from surgeline.workflow.planning import plan_session
 
     loaded = recipes.load(recipe, tuple(_absolute(name) for name in vis or ()))
-    Console(soft_wrap=True).print(plan_session(loaded, workdir, _configuration(workdir, overrides)), markup=False)
+    planned = plan_session(loaded, workdir, _configuration(workdir, overrides), tuple(force or ()), start_from)
+    Console(soft_wrap=True).print(planned, markup=False)
 
 
 @app.command()

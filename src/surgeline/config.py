@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from surgeline.errors import ConfigError, in_words_of_yaml, nearest
 
@@ -70,6 +79,14 @@ class SessionSettings(_Section):
 
     weblog: bool = True
     lock_timeout: PositiveFloat = 10
+    keep_states: Literal["all", "running"] = "all"
+
+
+class ContextSettings(_Section):
+    """Where what a session knows is kept."""
+
+    url: str | None = None
+    patience: NonNegativeFloat = 600
 
 
 class Settings(_Section):
@@ -80,6 +97,7 @@ class Settings(_Section):
     clusters: dict[str, ClusterSettings] = Field(default_factory=dict)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     session: SessionSettings = Field(default_factory=SessionSettings)
+    context: ContextSettings = Field(default_factory=ContextSettings)
     casaconfig: dict[str, Any] = Field(default_factory=dict)
 
 

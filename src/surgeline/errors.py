@@ -64,6 +64,16 @@ class ClusterError(SurgelineError):
     exit_code = 8
 
 
+class ContextError(SurgelineError):
+    """The context's database cannot be reached, is of a newer version, or has not what was asked for."""
+
+    exit_code = 9
+
+
+class ConflictError(ContextError):
+    """Two stages that ran at once contradict each other."""
+
+
 class Interrupted(SurgelineError):
     """The session was told to stop by a signal."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ class SessionPaths:
         return self.workdir / "context.db"
 
     @property
+    def identifier(self) -> Path:
+        return self.workdir / "context.id"
+
+    @property
     def record(self) -> Path:
         return self.workdir / "run.json"
 
@@ -49,6 +54,14 @@ class SessionPaths:
     @property
     def script(self) -> Path:
         return self.workdir / "weblog" / "commands.py"
+
+    @property
+    def states(self) -> Path:
+        return self.workdir / "states"
+
+    @property
+    def replaced(self) -> Path:
+        return self.workdir / "replaced"
 
     def make(self) -> None:
         """Create the folders that stages write to."""
@@ -84,6 +97,12 @@ def product(name: str) -> str:
 def picture(name: str) -> str:
     """A plot or picture for the weblog."""
     return f"pictures/{safe_name(name)}.png"
+
+
+def saved_state(stage: str, number: int, path: str, turn: int) -> str:
+    """Where the state of data is kept as it was before a stage's commit of a number changed it."""
+    digest = hashlib.sha256(path.encode()).hexdigest()[:8]
+    return f"states/{safe_name(stage)}.{number}/{turn}.{safe_name(path)}.{digest}"
 
 
 def safe_name(text: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 from surgeline import FunctionCall, Outcome
 from surgeline.errors import DataError, JobFailed
 from surgeline.work.execution import execute, execute_pickled
+from surgeline.work.surroundings import Surroundings
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def raised(error: BaseException) -> Outcome:
     def fail() -> None:
         raise error
 
-    return execute(FunctionCall(fail), "worker-0")
+    return execute(FunctionCall(fail), Surroundings("worker-0"))
 
 
 def test_an_outcome_says_what_running_the_job_took() -> None:
@@ -48,20 +49,20 @@ def test_an_outcome_says_what_running_the_job_took() -> None:
         return len(data)
 
     before = time.time()
-    outcome = execute(FunctionCall(work).declare(name="hard work"), "worker-7")
+    outcome = execute(FunctionCall(work).declare(name="hard work"), Surroundings("worker-7"))
     assert outcome.ok
     assert outcome.result() == 150_000_000
     assert (outcome.job, outcome.call) == ("hard work", "work()")
     assert (outcome.worker, outcome.host, outcome.process) == ("worker-7", socket.gethostname(), os.getpid())
     assert before <= outcome.started <= outcome.ended - 0.2 <= time.time()
     assert 0.2 <= outcome.cpu_seconds < 5
-    small = execute(FunctionCall(divide, 1, 2), "worker-7")
+    small = execute(FunctionCall(divide, 1, 2), Surroundings("worker-7"))
     # The peak is the job's own and not what the process ever used.
     assert outcome.peak_memory - small.peak_memory > 100_000_000
 
 
 def test_an_exception_is_told_with_its_traceback() -> None:
-    outcome = execute(FunctionCall(divide, 1, 0), "worker-0")
+    outcome = execute(FunctionCall(divide, 1, 0), Surroundings("worker-0"))
     assert not outcome.ok
     assert outcome.failure is not None
     assert outcome.failure.kind == "exception"
@@ -91,11 +92,11 @@ def test_what_would_end_a_process_ends_only_the_job(stop: BaseException, kind: s
 
 def test_a_file_that_was_promised_and_not_written_is_a_failure() -> None:
     job = FunctionCall(write, "one").declare(writes=["one", "two"])
-    outcome = execute(job, "worker-0")
+    outcome = execute(job, Surroundings("worker-0"))
     assert outcome.failure is not None
     assert (outcome.failure.kind, outcome.failure.message) == ("reported", "it ended without writing two")
     assert outcome.value is None
-    assert execute(FunctionCall(write, "two").declare(writes=["one", "two"]), "worker-0").ok
+    assert execute(FunctionCall(write, "two").declare(writes=["one", "two"]), Surroundings("worker-0")).ok
 
 
 def test_a_job_that_changes_the_directory_changes_it_for_itself_only(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_a_job_that_changes_the_directory_changes_it_for_itself_only(tmp_path: P
         os.chdir("elsewhere")
         return str(Path.cwd())
 
-    outcome = execute(FunctionCall(wander).declare(writes=["here"]), "worker-0")
+    outcome = execute(FunctionCall(wander).declare(writes=["here"]), Surroundings("worker-0"))
     assert outcome.result() == str(tmp_path / "elsewhere")
     assert Path.cwd() == tmp_path
 
@@ -114,7 +115,7 @@ def test_a_job_that_changes_the_directory_changes_it_for_itself_only(tmp_path: P
         os.chdir("elsewhere")
         raise ValueError
 
-    assert not execute(FunctionCall(wander_and_fail), "worker-0").ok
+    assert not execute(FunctionCall(wander_and_fail), Surroundings("worker-0")).ok
     assert Path.cwd() == tmp_path
 
 
@@ -129,9 +130,9 @@ def test_what_an_interrupted_attempt_left_is_removed_only_when_asked(tmp_path: P
         return [found.name for found in Path(path).iterdir()]
 
     job = FunctionCall(make, "table").declare(writes=["table"])
-    assert execute(job, "worker-0").value == ["half"]
-    assert execute(job.declare(overwrite=True), "worker-0").value == []
-    assert execute(FunctionCall(make, "link").declare(writes=["link"], overwrite=True), "worker-0").ok
+    assert execute(job, Surroundings("worker-0")).value == ["half"]
+    assert execute(job.declare(overwrite=True), Surroundings("worker-0")).value == []
+    assert execute(FunctionCall(make, "link").declare(writes=["link"], overwrite=True), Surroundings("worker-0")).ok
     assert (tmp_path / "kept").is_dir()
     assert not (tmp_path / "link").is_symlink()
 
@@ -157,14 +158,16 @@ def test_a_job_waits_for_a_table_that_another_process_has_locked(tmp_path: Path)
             with lock.open("r+b") as file:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0, 0)
 
-        assert execute(FunctionCall(lock_it).declare(changes=["my.ms"]), "worker-0").ok
+        assert execute(FunctionCall(lock_it).declare(changes=["my.ms"]), Surroundings("worker-0")).ok
 
 
 def test_a_value_that_cannot_be_pickled_is_a_failure_of_its_job_alone() -> None:
     def open_file() -> Any:
         return Path("file").open("w")
 
-    outcome: Outcome = cloudpickle.loads(execute_pickled(cloudpickle.dumps(FunctionCall(open_file)), "worker-0"))
+    outcome: Outcome = cloudpickle.loads(
+        execute_pickled(cloudpickle.dumps(FunctionCall(open_file)), Surroundings("worker-0"))
+    )
     assert outcome.failure is not None
     assert outcome.failure.kind == "unpicklable"
     assert "TextIOWrapper" in outcome.failure.message
@@ -177,7 +180,7 @@ def test_a_job_that_cannot_be_unpickled_is_a_failure_and_not_an_exception() -> N
             return (int, ("no number",))
 
     pickled = cloudpickle.dumps(FunctionCall(len, Fragile()))
-    outcome: Outcome = cloudpickle.loads(execute_pickled(pickled, "worker-0"))
+    outcome: Outcome = cloudpickle.loads(execute_pickled(pickled, Surroundings("worker-0")))
     assert outcome.failure is not None
     assert outcome.failure.kind == "unpicklable"
     assert "no number" in outcome.failure.message
@@ -191,7 +194,9 @@ def test_a_value_may_be_anything_that_pickles_itself() -> None:
         def copy(self) -> Self:
             return self
 
-    outcome: Outcome = cloudpickle.loads(execute_pickled(cloudpickle.dumps(FunctionCall(Odd)), "worker-0"))
+    outcome: Outcome = cloudpickle.loads(
+        execute_pickled(cloudpickle.dumps(FunctionCall(Odd)), Surroundings("worker-0"))
+    )
     assert outcome.result() == "odd"
 
 
@@ -201,13 +206,15 @@ def test_a_casa_task_that_only_logs_its_failure_is_told_with_casas_own_words() -
 from pathlib import Path
 from surgeline.work.casaprocess import CasaProcess
 from surgeline.work.execution import execute
+from surgeline.work.surroundings import Surroundings
 CasaProcess(Path.cwd(), Path("logs/casa.log")).prepare()
+from surgeline.work.surroundings import Surroundings
 from surgeline import FunctionCall
 def complain(text):
     from casatasks import casalog
     casalog.post(text, "SEVERE")
-first = execute(FunctionCall(complain, "an older complaint").declare(writes=["one"]), "worker-0")
-second = execute(FunctionCall(len, []).declare(writes=["two"]), "worker-0")
+first = execute(FunctionCall(complain, "an older complaint").declare(writes=["one"]), Surroundings("worker-0"))
+second = execute(FunctionCall(len, []).declare(writes=["two"]), Surroundings("worker-0"))
 print(first.failure.message)
 print(second.failure.message)
 print(len(first.log), len(second.log))

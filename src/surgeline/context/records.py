@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+from surgeline.errors import ContextError
+
+AnyFact = TypeVar("AnyFact", bound="Fact")
 
 Role = Literal["flux", "bandpass", "phase", "target"]
 
 
 class Fact(BaseModel):
-    """Something that a stage found out or made; never changed once committed."""
+    """Something that a stage found out or made; never changed once committed.
 
-    # A fully flagged image has no rms: JSON as Python reads and writes it keeps NaN, where the default makes it null.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    A package may bring kinds of its own, as entry points of the group `surgeline.facts`.
+    """
+
+    # A fully flagged image has no rms: JSON has no word for NaN, and the default makes it null.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     # Facts of a kind that agree in these fields say the same thing anew: the latest one holds.
     identity: ClassVar[tuple[str, ...]] = ()
+    # What the kind is called in the store; its class's name unless given. Packages begin it with their own name.
+    kind_name: ClassVar[str] = ""
+    # Raised whenever a field changes; then `from_older` has to bring older bodies up to date. What facts are about,
+    # their identity, stays what it was: what is said anew has to find what it replaces.
+    schema_version: ClassVar[int] = 1
+
+    @classmethod
+    def from_older(cls, body: dict[str, Any], schema_version: int) -> dict[str, Any]:
+        """The body of a fact of this kind that was stored with an older schema, as it would be stored now."""
+        return body
 
 
 class Field(BaseModel):
@@ -172,6 +193,77 @@ class Dataset(Fact):
     windows: tuple[int, ...]
 
 
+class Project(Fact):
+    """The project that observations belong to, and the recipe that they are reduced by."""
+
+    identity: ClassVar[tuple[str, ...]] = ("code",)
+
+    code: str
+    observer: str
+    telescope: str
+    recipe: str
+    description: str = ""
+
+
+class DataColumns(Fact):
+    """The state of an MS: which column holds data of which type (RAW, CALIBRATED, MODEL, …), after a stage."""
+
+    identity: ClassVar[tuple[str, ...]] = ("vis",)
+
+    vis: str
+    after: str
+    columns: dict[str, str]
+
+
+class CalibrationApplication(Fact):
+    """A calibration table and what of an MS it is for: an entry of the registry of calibrations.
+
+    Attributes:
+        table: the calibration table.
+        vis, field, spw, intent, antenna: what it is for, in CASA's selection syntax; empty: all.
+        gainfield, spwmap, interp, calwt: how it is applied, as applycal's arguments of these names.
+        state: registered (to be applied on the fly), or applied (in the corrected data already).
+        order: tables for the same data are applied by rising order.
+    """
+
+    identity: ClassVar[tuple[str, ...]] = ("table", "vis", "field", "spw", "intent", "antenna")
+
+    table: str
+    vis: str
+    field: str = ""
+    spw: str = ""
+    intent: str = ""
+    antenna: str = ""
+    gainfield: str = ""
+    spwmap: tuple[int, ...] = ()
+    interp: str = ""
+    calwt: bool = True
+    state: Literal["registered", "applied"] = "registered"
+    order: int = 0
+
+
+class QualityScore(Fact):
+    """How well a stage went in one respect: from 0 (unusable) to 1 (as good as it gets), and why."""
+
+    identity: ClassVar[tuple[str, ...]] = ("stage", "metric", "vis")
+
+    stage: str
+    metric: str
+    vis: str = ""
+    score: float
+    reason: str
+
+
+class Extension(Fact):
+    """What a telescope, or a task written for another framework, wants to remember, in a namespace of its own."""
+
+    identity: ClassVar[tuple[str, ...]] = ("namespace", "name")
+
+    namespace: str
+    name: str
+    value: Any
+
+
 class ImagePlan(Fact):
     """What to image and how: `arguments` are tclean's own.
 
@@ -252,7 +344,65 @@ class Command(Fact):
 KINDS: dict[str, type[Fact]] = {
     kind.__name__: kind
     for kind in (
-        Observation, Roles, ReferenceAntenna, FlagSummary, FluxDensity, CalibrationTable, Dataset, ImagePlan,
-        Image, Product, Picture, Decision, Command,
+        Observation, Roles, ReferenceAntenna, FlagSummary, FluxDensity, CalibrationTable, Dataset, Project,
+        DataColumns, CalibrationApplication, QualityScore, Extension, ImagePlan, Image, Product, Picture, Decision,
+        Command,
     )
 }  # fmt: skip
+
+
+def name_of(kind: type[Fact]) -> str:
+    """What a kind of fact is called in the store."""
+    return kind.kind_name or kind.__name__
+
+
+def kind_called(name: str) -> type[Fact] | None:
+    """The kind of a name, one of an installed package too; None when there is none."""
+    return KINDS.get(name) or _kinds_of_packages().get(name)
+
+
+@cache
+def _kinds_of_packages() -> dict[str, type[Fact]]:
+    """The kinds that installed packages bring; finding them takes milliseconds."""
+    kinds: list[type[Fact]] = [found.load() for found in entry_points(group="surgeline.facts")]
+    return {name_of(kind): kind for kind in kinds}
+
+
+def subject_asked(kind: type[Fact], equal: Mapping[str, Any]) -> str | None:
+    """The subject of the one fact that is asked for by its whole identity; None where it is asked for otherwise."""
+    if not kind.identity or not equal.keys() >= set(kind.identity):
+        return None
+    values = [equal[name] for name in kind.identity]
+    # Only what is written in one way alone can be told from its text.
+    if any(
+        type(value) is not kind.model_fields[name].annotation or type(value) not in (str, int)
+        for name, value in zip(kind.identity, values, strict=True)
+    ):
+        return None
+    return json.dumps(values)
+
+
+def from_stored(kind: type[AnyFact], schema_version: int, body: str) -> AnyFact:
+    """A fact of a kind as it was stored.
+
+    Raises:
+        ContextError: it was stored with a newer schema than this version knows.
+        pydantic.ValidationError: it is damaged.
+    """
+    if schema_version > kind.schema_version:
+        raise ContextError(
+            f"a {name_of(kind)} was written by a newer version of Surgeline or of a package "
+            f"(schema {schema_version}, this one knows {kind.schema_version})",
+            "use that version, or one later",
+        )
+    if schema_version < kind.schema_version:
+        return kind.model_validate(kind.from_older(json.loads(body), schema_version))
+    return kind.model_validate_json(body)
+
+
+def subject_of(fact: Fact) -> str:
+    """What a fact is about, as text: its identity; empty for one that stands beside all others of its kind."""
+    if not fact.identity:
+        return ""
+    content = fact.model_dump(mode="json", include=set(fact.identity))
+    return json.dumps([content[name] for name in fact.identity])

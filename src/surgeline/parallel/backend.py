@@ -10,6 +10,7 @@ from surgeline.config import Configuration, load
 from surgeline.paths import casa_log
 from surgeline.work.casaprocess import CasaProcess
 from surgeline.work.outcome import Loss
+from surgeline.work.surroundings import Ask
 from surgeline.work.taskqueue import Backend
 
 
@@ -30,6 +31,7 @@ def open_backend(
     folder: Path | None = None,
     logs: Path | None = None,
     lost: Callable[[str, Loss], None] | None = None,
+    ask: Ask | None = None,
 ) -> Backend:
     """Start a backend: the workers of a cluster, or this process alone.
 
@@ -39,6 +41,7 @@ def open_backend(
         folder: the current directory of jobs; this process's unless given.
         logs: where CASA and workers log; `folder/logs` unless given.
         lost: called with a job's name and its Loss when a worker dies running it.
+        ask: answers jobs that ask for facts of the session's context; called in threads of its own.
 
     Raises:
         ClusterError: the workers could not be started.
@@ -52,8 +55,8 @@ def open_backend(
 
         settings = configuration.settings
         return SerialBackend(
-            CasaProcess(folder, casa_log(logs, "session"), settings.casaconfig, settings.worker.threads)
+            CasaProcess(folder, casa_log(logs, "session"), settings.casaconfig, settings.worker.threads), ask
         )
     from surgeline.parallel.daskhelpers import DaskBackend
 
-    return DaskBackend(configuration, cluster or configuration.settings.dask.cluster, folder, logs, lost)
+    return DaskBackend(configuration, cluster or configuration.settings.dask.cluster, folder, logs, lost, ask)

@@ -11,7 +11,7 @@ import time
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -27,6 +27,7 @@ from surgeline.errors import ClusterError
 from surgeline.work.execution import execute_pickled
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Failure, Loss, Outcome
+from surgeline.work.surroundings import Ask
 from surgeline.work.taskqueue import Deliver
 
 # How long the news of how a worker died may take to follow the news that it did.
@@ -79,6 +80,7 @@ class DaskBackend:
         folder: Path,
         logs: Path,
         lost: Callable[[str, Loss], None] | None = None,
+        ask: Ask | None = None,
     ) -> None:
         """Start a cluster and connect to it.
 
@@ -88,13 +90,20 @@ class DaskBackend:
             folder: the current directory of jobs.
             logs: where workers write their logs.
             lost: called with a job's name and its Loss when a worker dies running it.
+            ask: answers jobs that ask for facts of the session's context.
 
         Raises:
             ClusterError: the cluster's type cannot be started, no worker came in time, or CASA does not start there.
         """
         from distributed import Client
 
-        from surgeline.parallel.workerprocess import EXIT_TOPIC, READY_TOPIC, CasaWorker, TellingNanny
+        from surgeline.parallel.workerprocess import (
+            EXIT_TOPIC,
+            READY_TOPIC,
+            CasaWorker,
+            TellingNanny,
+            answer_on_scheduler,
+        )
 
         settings = configuration.settings
         kind = settings.clusters[cluster_name].type
@@ -108,6 +117,7 @@ class DaskBackend:
         self._memory = asked.memory
         self._retries = settings.dask.retries
         self._lost = lost
+        self.environments: dict[str, Mapping[str, Any]] = {}
         self._lock = threading.RLock()
         self._waiting: deque[_Pending] = deque()
         self._leisure: deque[_Pending] = deque()
@@ -130,6 +140,8 @@ class DaskBackend:
                 f"cluster {cluster_name!r} could not be started: {error}", "see dask.host and dask.dashboard_address"
             ) from error
         try:
+            if ask is not None:
+                answer_on_scheduler(self._cluster.scheduler, ask)
             self._client = Client(self._cluster, set_as_default=False)
             self._client.subscribe_topic(EXIT_TOPIC, self._hear_of_exit)
             self._client.subscribe_topic("worker-restart-memory", self._hear_of_memory)
@@ -275,7 +287,9 @@ class DaskBackend:
             self._death_news.notify_all()
 
     def _hear_of_worker(self, event: tuple[float, Any]) -> None:
-        self._alive.add(event[1]["worker"])
+        message = event[1]
+        self.environments[message["environment_id"]] = message["environment"]
+        self._alive.add(message["worker"])
         self._done.put(_LOOK)
 
     def _hear_of_departure(self, event: tuple[float, Any]) -> None:
@@ -394,8 +408,10 @@ class DaskBackend:
 def _run_on_worker(pickled_jobs: list[bytes]) -> list[bytes]:
     from distributed import get_worker
 
-    name = f"worker-{get_worker().name}"
-    return [execute_pickled(pickled, name) for pickled in pickled_jobs]
+    from surgeline.parallel.workerprocess import CasaWorker
+
+    surroundings = get_worker().plugins[CasaWorker.name].surroundings
+    return [execute_pickled(pickled, surroundings) for pickled in pickled_jobs]
 
 
 def _described(exitcode: int | None) -> str:

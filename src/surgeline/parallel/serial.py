@@ -15,6 +15,7 @@ from surgeline.work.casaprocess import CasaProcess, errors_to
 from surgeline.work.execution import execute
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Failure, Outcome
+from surgeline.work.surroundings import Ask, Surroundings
 from surgeline.work.taskqueue import Deliver
 
 
@@ -24,8 +25,10 @@ class SerialBackend:
     name = "serial"
     workers = 1
 
-    def __init__(self, process: CasaProcess) -> None:
+    def __init__(self, process: CasaProcess, ask: Ask | None = None) -> None:
         process.prepare()
+        self._surroundings = Surroundings("session", ask)
+        self.environments = {self._surroundings.environment_id: self._surroundings.environment}
         self._quiet = errors_to(process.log_file.with_suffix(".out"))
         self._quiet.__enter__()
         self._folder = process.folder
@@ -53,7 +56,7 @@ class SerialBackend:
         before = Path.cwd()
         os.chdir(self._folder)
         try:
-            outcome = execute(job, "session")
+            outcome = execute(job, self._surroundings)
         finally:
             os.chdir(before)
             with self._lock:

@@ -5,18 +5,23 @@ Imported only where Dask already is: by the Dask layer and by its workers.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import pickle
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from distributed import Nanny, Status, Worker, WorkerPlugin
+from distributed.utils import sync
 
 from surgeline.paths import casa_log, safe_name
 from surgeline.work.casaprocess import CasaProcess
+from surgeline.work.surroundings import Answer, Ask, FactQuery, Surroundings
 
 EXIT_TOPIC = "surgeline-worker-exit"
 READY_TOPIC = "surgeline-worker-ready"
@@ -45,6 +50,7 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
     logs: Path
     casaconfig: Mapping[str, Any]
     threads: int
+    surroundings: Surroundings = field(init=False)
     name = "surgeline-casa-worker"
 
     def setup(self, worker: Worker) -> None:
@@ -60,11 +66,34 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
         os.chdir(self.folder)
         # Once, and before any job: two threads that import parts of casatasks at once lock each other out.
         import_module("casatasks")
+        self.surroundings = Surroundings(name, partial(_ask_scheduler, worker))
         # The scheduler knows a worker well before it gives it jobs.
-        worker.log_event(READY_TOPIC, {"worker": worker.address})
+        worker.log_event(
+            READY_TOPIC,
+            {
+                "worker": worker.address,
+                "environment_id": self.surroundings.environment_id,
+                "environment": dict(self.surroundings.environment),
+            },
+        )
 
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the worker is to end: at once, since CASA takes a second to unload itself."""
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def answer_on_scheduler(scheduler: Any, ask: Ask) -> None:
+    """Have the scheduler, which runs in the session's process, answer workers' questions for facts."""
+
+    async def handle(query: bytes) -> bytes:
+        return pickle.dumps(await asyncio.to_thread(ask, pickle.loads(query)))
+
+    scheduler.handlers["surgeline_facts"] = handle
+
+
+def _ask_scheduler(worker: Worker, query: FactQuery) -> Answer:
+    pickled = sync(worker.loop, worker.scheduler.surgeline_facts, query=pickle.dumps(query))
+    answer: Answer = pickle.loads(pickled)
+    return answer

@@ -52,7 +52,7 @@ _NO_STAGE: Mapping[str, Any] = {
 _NO_RECORD: Mapping[str, Any] = {
     "surgeline": "", "versions": {}, "host": "", "platform": "", "cores": None, "workdir": "", "backend": "",
     "workers": None, "recipe": {}, "started": None, "ended": None, "state": "unknown", "error": None,
-    "sessions": (), "stages": (),
+    "sessions": (), "stages": (), "states": None,
 }  # fmt: skip
 _NO_RECIPE: Mapping[str, Any] = {"name": "unnamed recipe", "description": "", "vis": (), "stages": ()}
 

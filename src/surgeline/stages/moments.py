@@ -56,7 +56,7 @@ def _one(stage: Stage, parameters: Parameters, cube: Image) -> Procedure[list[Fa
                 "excludepix": [-1000.0, threshold],
                 "outfile": path,
             },
-        ).declare(name=f"moment {number} of {cube.field}", reads=[cube.path])
+        ).declare(name=f"moment {number} of {cube.field}", reads=[cube.path], writes=[path])
         for number, path in made.items()
     ]
     drawings = {number: picture(f"{path.rpartition('/')[2]}") for number, path in made.items()}

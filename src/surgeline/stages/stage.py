@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from surgeline.context.records import Fact
-from surgeline.context.store import AnyFact, Context
+from surgeline.context.records import AnyFact, Fact
+from surgeline.context.reference import ContextReference
+from surgeline.context.view import View
 from surgeline.errors import DataError, RecipeError, nearest
 from surgeline.work.procedure import Procedure
 
@@ -31,6 +33,10 @@ _MODULES = {
 }
 
 
+# Entry points by which a package brings stages of its own: a task's name and the module that holds it.
+_PLUGINS = "surgeline.stages"
+
+
 class Parameters(BaseModel):
     """What a recipe may override of a stage; each stage has its own."""
 
@@ -39,12 +45,16 @@ class Parameters(BaseModel):
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage is given: its name in the recipe, the observations, what is known, and how many workers."""
+    """What a stage is given: its name in the recipe, the observations, what is known, and how many workers.
+
+    `reference` is what its jobs may carry to ask for facts of the same version.
+    """
 
     name: str
     vis: tuple[str, ...]
-    context: Context
+    context: View
     workers: int
+    reference: ContextReference | None = None
 
     def known(self, kind: type[AnyFact], /, **equal: Any) -> list[AnyFact]:
         """The facts of a kind that earlier stages committed, oldest first."""
@@ -76,8 +86,8 @@ class StageDefinition:
 
 
 def stage_names() -> tuple[str, ...]:
-    """The names that a recipe's `task` may have."""
-    return tuple(_MODULES)
+    """The names that a recipe's `task` may have: the standard stages, and those that installed packages bring."""
+    return (*_MODULES, *(found.name for found in entry_points(group=_PLUGINS)))
 
 
 @cache
@@ -87,7 +97,11 @@ def find_stage(task: str) -> StageDefinition:
     Raises:
         RecipeError: there is none of that name.
     """
-    if task not in _MODULES:
-        raise RecipeError(f"no known stage is called {task!r}", nearest(task, _MODULES))
-    module = import_module(f"surgeline.stages.{_MODULES[task]}")
+    if task in _MODULES:
+        module = import_module(f"surgeline.stages.{_MODULES[task]}")
+    else:
+        brought = [found for found in entry_points(group=_PLUGINS) if found.name == task]
+        if not brought:
+            raise RecipeError(f"no known stage is called {task!r}", nearest(task, stage_names()))
+        module = brought[0].load()
     return StageDefinition(module.Parameters, module.run)

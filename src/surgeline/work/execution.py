@@ -8,21 +8,25 @@ import shutil
 import socket
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import cloudpickle
 import psutil
 
+from surgeline.errors import DataError
 from surgeline.work.casaprocess import current_log_file, log_size, read_log
+from surgeline.work.fingerprint import Fingerprint, Fingerprints
 from surgeline.work.jobs import Job, JobRequest
 from surgeline.work.locks import wait_until_unlocked
 from surgeline.work.outcome import Failure, Outcome
+from surgeline.work.surroundings import Surroundings, job_in
 
 _LOCK_TIMEOUT = 10.0
 
 
-def execute(job: Job, worker: str) -> Outcome:
+def execute(job: Job, surroundings: Surroundings) -> Outcome:
     """Run a job in this process; whatever it raises becomes a Failure in its Outcome.
 
     A file that the job says it writes and does not is a failure. `sys.exit` in a job ends the job, not the worker,
@@ -35,13 +39,19 @@ def execute(job: Job, worker: str) -> Outcome:
     cpu = _cpu_seconds()
     _reset_peak_memory()
     value = failure = None
+    inputs: tuple[Fingerprint, ...] = ()
+    outputs: tuple[Fingerprint, ...] = ()
+    fingerprints = surroundings.fingerprints
     try:
         _make_ready(job)
+        inputs = _taken((*job.declared.reads, *job.declared.changes), fingerprints)
         try:
-            value = job.run()
+            with job_in(surroundings):
+                value = job.run()
         finally:
             os.chdir(folder)
         failure = _reported_failure(job, value, offset)
+        outputs = _taken((*job.declared.writes, *job.declared.changes), fingerprints)
     except SystemExit as stop:
         failure = Failure("exit", f"the job called sys.exit({stop.code!r})", traceback.format_exc())
     except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
@@ -56,22 +66,25 @@ def execute(job: Job, worker: str) -> Outcome:
         started=started,
         ended=time.time(),
         host=socket.gethostname(),
-        worker=worker,
+        worker=surroundings.worker,
         process=os.getpid(),
         peak_memory=_peak_memory(),
         cpu_seconds=_cpu_seconds() - cpu,
         commands=tuple(commands),
         log=tuple(lines),
+        environment=surroundings.environment_id,
+        inputs=inputs,
+        outputs=outputs,
     )
 
 
-def execute_pickled(pickled_job: bytes, worker: str) -> bytes:
+def execute_pickled(pickled_job: bytes, surroundings: Surroundings) -> bytes:
     """Run a pickled job and pickle its Outcome; a value that cannot be pickled is a failure of that job."""
     try:
         job = cloudpickle.loads(pickled_job)
     except Exception as error:  # noqa: BLE001 - unpickling runs code of the arguments' own
-        return cloudpickle.dumps(_never_run(error, worker))  # type: ignore[no-any-return]
-    outcome = execute(job, worker)
+        return cloudpickle.dumps(_never_run(error, surroundings))  # type: ignore[no-any-return]
+    outcome = execute(job, surroundings)
     try:
         pickled: bytes = cloudpickle.dumps(outcome)
     except Exception as error:  # noqa: BLE001 - pickling runs code of the value's own
@@ -81,13 +94,35 @@ def execute_pickled(pickled_job: bytes, worker: str) -> bytes:
     return pickled
 
 
-def _never_run(error: Exception, worker: str) -> Outcome:
+def _never_run(error: Exception, surroundings: Surroundings) -> Outcome:
     """The outcome of a job that did not survive its journey; whoever sent it knows its name."""
     now = time.time()
     message = f"it cannot be unpickled on its worker: {type(error).__name__}: {error}"
     failure = Failure("unpicklable", message, traceback.format_exc())
     host = socket.gethostname()
-    return Outcome("", "", None, failure, now, now, host=host, worker=worker, process=os.getpid())
+    return Outcome(
+        "",
+        "",
+        None,
+        failure,
+        now,
+        now,
+        host=host,
+        worker=surroundings.worker,
+        process=os.getpid(),
+        environment=surroundings.environment_id,
+    )
+
+
+def _taken(paths: Iterable[str], fingerprints: Fingerprints) -> tuple[Fingerprint, ...]:
+    found = []
+    for path in paths:
+        try:
+            found.append(fingerprints.of(path))
+        except DataError:
+            # What cannot be read is the job's own to complain of.
+            continue
+    return tuple(found)
 
 
 def _make_ready(job: Job) -> None:

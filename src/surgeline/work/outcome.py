@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surgeline.errors import JobFailed
+from surgeline.work.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Outcome:
         commands: the CASA task calls that it made, as CASA logged them.
         log: the CASA log lines that it made and that matter.
         losses: the workers that died running it before.
+        environment: the identity of the machine and versions that it ran with (see `Backend.environments`).
+        inputs, outputs: fingerprints of the files that it said it reads or changes, before; and writes or changes,
+            after.
     """
 
     job: str
@@ -63,6 +67,9 @@ class Outcome:
     commands: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     losses: tuple[Loss, ...] = field(default=())
+    environment: str = ""
+    inputs: tuple[Fingerprint, ...] = ()
+    outputs: tuple[Fingerprint, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -19,6 +19,10 @@ class Backend(Protocol):
     name: str
 
     @property
+    def environments(self) -> Mapping[str, Mapping[str, Any]]:
+        """The machines and versions that its workers run jobs with, by their identity."""
+
+    @property
     def workers(self) -> int:
         """How many jobs can run at once."""
 

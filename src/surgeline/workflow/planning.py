@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,6 +22,7 @@ from surgeline.work.casaprocess import CasaProcess, errors_to
 from surgeline.work.jobs import FunctionCall, Job
 from surgeline.work.procedure import Aside, Procedure, Together
 from surgeline.workflow.graph import needs
+from surgeline.workflow.known import find_stale, open_context
 from surgeline.workflow.recipe import Recipe, StageRequest, cluster_of
 
 
@@ -45,29 +47,45 @@ class _Unknown(Sequence[Any]):
         raise _NotYetKnown
 
 
-def plan_session(recipe: Recipe, workdir: Path, configuration: Configuration) -> str:
+def plan_session(
+    recipe: Recipe,
+    workdir: Path,
+    configuration: Configuration,
+    force: Sequence[str] = (),
+    start_from: str | None = None,
+) -> str:
     """Describe the stages of a recipe, their jobs where heuristics can tell, and where they would run.
 
-    Starts nothing and writes nothing. What a session in the working folder has already found out is used.
+    Starts nothing and writes nothing. What a session in the working folder has already found out is used; of its
+    finished stages, those that have to run again are told with the reason.
 
     Raises:
         SurgelineError: the recipe or an observation is wrong.
     """
-    context = _known_so_far(SessionPaths(workdir.absolute()))
+    waits = needs(recipe)
+    context = _known_so_far(SessionPaths(workdir.absolute()), configuration)
+    stale = find_stale(context, recipe, waits, force, start_from)
+    withdrawn = [commit.version for commit in context.log() if commit.stage in stale and commit.withdrawn_by is None]
+    context.commit("rerun", [], withdrawn=withdrawn)
     finished = set(context.stages())
     lines = [f"recipe {recipe.name}" + (f": {recipe.description}" if recipe.description else "")]
-    lines += [f"observation {vis}" for vis in recipe.vis] or ["no observation yet: give --vis"]
+    lines += [f"observation {vis}" for vis in recipe.vis]
+    wants_observation = any(request.task == "import" for request in recipe.stages)
+    if wants_observation and not recipe.vis:
+        lines.append("no observation yet: give --vis")
     requests = {request.name: request for request in recipe.stages}
     uncertain: set[str] = set()
-    for name, before in needs(recipe).items():
+    for name, before in waits.items():
         request = requests[name]
         lines.append("")
         state = "finished before" if name in finished else where(request, configuration)
         after = f", after {', '.join(before)}" if before else ""
         lines.append(f"{name}{after}: {state}")
-        if name in finished or not recipe.vis:
+        if name in stale:
+            lines.append(f"    runs again: {stale[name]}")
+        if name in finished or (wants_observation and not recipe.vis):
             continue
-        if request.task != "import" and context.last(Observation) is None:
+        if wants_observation and request.task != "import" and context.last(Observation) is None:
             uncertain.add(name)
             lines.append("    (depends on what the import finds)")
             continue
@@ -99,17 +117,16 @@ def where(request: StageRequest, configuration: Configuration) -> str:
     return f"{place}; {request.resources} a job"
 
 
-def _known_so_far(paths: SessionPaths) -> Context:
+def _known_so_far(paths: SessionPaths, configuration: Configuration) -> Context:
     """A copy in memory of what the working folder's context says, for stages to be foretold on."""
     copy = Context(None)
-    if paths.context.is_file():
-        stored = Context(paths.context)
-        facts: dict[str, list[Fact]] = {stage: [] for stage in stored.stages()}
-        for stage, fact in stored.every():
-            facts[stage].append(fact)
-        stored.close()
-        for stage, found in facts.items():
-            copy.commit(stage, found)
+    if not paths.context.is_file() and not paths.identifier.is_file():
+        return copy
+    with closing(open_context(paths, configuration, read_only=True)) as stored:
+        for commit in stored.log():
+            if commit.withdrawn_by is None:
+                said: list[Fact] = [stored.fact(fact) for fact in stored.said_by(commit.version) if fact.body]
+                copy.commit(commit.stage, said, details=commit.details)
     return copy
 
 
@@ -120,7 +137,7 @@ def _foretell(
     name = cluster_of(request, configuration)
     serial = choose(configuration, name)[0] == "serial"
     workers = 1 if serial else local.plan(configuration, name).workers
-    stage = Stage(request.name, recipe.vis, context, workers)
+    stage = Stage(request.name, recipe.vis, context.at(), workers)
     parameters = request.definition.parameters.model_validate(request.arguments)
     jobs: list[Job] = []
     try:

@@ -57,6 +57,14 @@ class Progress:
         if finished:
             self._say(f"{len(finished)} of {len(stages)} stages had finished before")
 
+    def runs_again(self, stage: str, reason: str) -> None:
+        """A stage that had finished runs again."""
+        self._say(f"{stage} runs again: {reason}")
+
+    def notice(self, text: str) -> None:
+        """Something that a user wants to know happens."""
+        self._say(text)
+
     def starting_workers(self, description: str) -> None:
         """Workers are being started."""
         self._say(f"starting {description}")

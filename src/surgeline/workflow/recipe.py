@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from surgeline.config import Configuration
 from surgeline.errors import RecipeError, in_words_of_yaml, nearest
-from surgeline.stages.stage import StageDefinition, find_stage, stage_names
+from surgeline.stages.stage import StageDefinition, find_stage
 from surgeline.work.resources import Resources
 
 PACKAGED = Path(__file__).parent.parent / "recipes"
@@ -105,8 +105,10 @@ def parse(content: dict[str, Any], origin: str) -> Recipe:
     named: list[StageRequest] = []
     for position, stage in enumerate(recipe.stages):
         where = f"{origin}: stage {position + 1} ({stage.name or stage.task})"
-        if stage.task not in stage_names():
-            raise RecipeError(f"{where}: no known stage is called {stage.task!r}", nearest(stage.task, stage_names()))
+        try:
+            find_stage(stage.task)
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error.message}", error.way_out) from error
         _check_arguments(stage, where)
         name = stage.name or stage.task
         if any(name == other.name for other in named):

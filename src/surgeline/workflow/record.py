@@ -8,7 +8,7 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -30,14 +30,19 @@ class RunRecord:
     """The record of a session, saved whole each time; threads may share it."""
 
     def __init__(
-        self, paths: SessionPaths, recipe: Recipe, needs: Mapping[str, tuple[str, ...]], default_cluster: str
+        self,
+        paths: SessionPaths,
+        recipe: Recipe,
+        needs: Mapping[str, tuple[str, ...]],
+        default_cluster: str,
+        finished: Collection[str],
     ) -> None:
-        """Begin a record, or go on with the one that an earlier run of the same session left."""
+        """Begin a record, or go on with the one that an earlier run of the same session left, for finished stages."""
         self._path = paths.record
         self._lock = threading.Lock()
         self._saved = 0.0
         earlier = self._earlier()
-        stages = {stage["name"]: stage for stage in earlier.get("stages", [])}
+        stages = {stage["name"]: stage for stage in earlier.get("stages", []) if stage["name"] in finished}
         self.content: dict[str, Any] = {
             "surgeline": surgeline.__version__,
             "versions": versions(),

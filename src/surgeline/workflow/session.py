@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic_core import to_jsonable_python
+
+import surgeline
 from surgeline.clusters import local
 from surgeline.config import Configuration, load
+from surgeline.context.attempts import AttemptWriter
 from surgeline.context.records import Fact
-from surgeline.context.store import Context
+from surgeline.context.reference import ContextReference, answer
+from surgeline.context.store import Snapshot
 from surgeline.errors import BadInput, ClusterError, JobFailed, RecipeError, SurgelineError, WorkfolderError
 from surgeline.parallel.backend import choose, open_backend
 from surgeline.paths import SessionPaths, write_text
@@ -22,9 +29,21 @@ from surgeline.work.jobs import Job
 from surgeline.work.outcome import Loss, Outcome
 from surgeline.work.procedure import Procedure, drive
 from surgeline.work.resources import Resources
+from surgeline.work.surroundings import Answer, FactQuery
 from surgeline.work.taskqueue import Backend, TaskQueue
 from surgeline.workflow import recipe as recipes
 from surgeline.workflow.graph import needs
+from surgeline.workflow.keeping import (
+    StageData,
+    check_can_be_undone,
+    check_untouched,
+    cost,
+    drop_states,
+    put_back,
+    set_aside,
+)
+from surgeline.workflow.known import find_stale, open_context
+from surgeline.workflow.provenance import FilesUsed, attempts_of
 from surgeline.workflow.recipe import Recipe, StageRequest, cluster_of
 from surgeline.workflow.record import RunRecord
 from surgeline.workflow.workfolder import WorkfolderLock, disk_full, is_full
@@ -35,6 +54,12 @@ class Observer(Protocol):
 
     def began(self, stages: Sequence[str], finished: Sequence[str]) -> None:
         """The session begins with these stages, some of which had finished before."""
+
+    def runs_again(self, stage: str, reason: str) -> None:
+        """A stage that had finished runs again."""
+
+    def notice(self, text: str) -> None:
+        """Something that a user wants to know happens."""
 
     def starting_workers(self, description: str) -> None:
         """Workers are being started."""
@@ -62,7 +87,8 @@ class Session:
     """Runs the stages of a recipe, those that do not depend on each other at once, each on its cluster.
 
     What a stage found out is committed to the context when all of it went well; a session that was stopped, by
-    whatever, goes on after the last stage that was committed.
+    whatever, goes on after the last stage that was committed. When the recipe was changed since, the stages that
+    this concerns run again, and no others.
     """
 
     def __init__(
@@ -71,6 +97,8 @@ class Session:
         workdir: Path,
         configuration: Configuration | None = None,
         observer: Observer | None = None,
+        force: Sequence[str] = (),
+        start_from: str | None = None,
     ) -> None:
         """Check everything that can be checked before anything starts, and take the working folder.
 
@@ -82,19 +110,26 @@ class Session:
         self.configuration = configuration or load(self.paths.workdir)
         self._observer = observer
         self._needs = dict(needs(recipe))
-        if not recipe.vis:
+        if not recipe.vis and any(request.task == "import" for request in recipe.stages):
             raise BadInput("there is no observation to reduce", "give one with --vis, or `vis:` in the recipe")
         for request in recipe.stages:
             self._check_resources(request)
         self._lock = WorkfolderLock(self.paths)
         try:
             self._prepare_folder()
-            self.context = Context(self.paths.context)
+            self.context = open_context(self.paths, self.configuration, partial(self._tell, "notice"))
+            self._stale = find_stale(self.context, recipe, self._needs, force, start_from)
+            check_can_be_undone(self.paths, self.context.log(), self._stale)
+            write_text(self.paths.recipe, recipe.to_yaml())
         except BaseException:
             self._lock.release()
             raise
-        self._finished = set(self.context.stages())
-        self._record = RunRecord(self.paths, recipe, self._needs, self.configuration.settings.dask.cluster)
+        self._finished = set(self.context.stages()) - set(self._stale)
+        self._run = uuid.uuid4().hex
+        self._attempts = AttemptWriter(self.context)
+        self._record = RunRecord(
+            self.paths, recipe, self._needs, self.configuration.settings.dask.cluster, self._finished
+        )
         self._backends: dict[str, Backend] = {}
         self._opening = threading.Lock()
         self._queues: list[TaskQueue] = []
@@ -103,9 +138,14 @@ class Session:
 
     @classmethod
     def resume(
-        cls, workdir: Path, configuration: Configuration | None = None, observer: Observer | None = None
+        cls,
+        workdir: Path,
+        configuration: Configuration | None = None,
+        observer: Observer | None = None,
+        force: Sequence[str] = (),
+        start_from: str | None = None,
     ) -> Session:
-        """Take up the session of a working folder again.
+        """Take up the session of a working folder again; `force` names stages to run again, `start_from` the first.
 
         Raises:
             WorkfolderError: the folder holds no session.
@@ -116,7 +156,7 @@ class Session:
                 f"{workdir} holds no session that could go on",
                 "begin one: surgeline run RECIPE --vis … --workdir …",
             )
-        return cls(recipes.load(str(saved)), workdir, configuration, observer)
+        return cls(recipes.load(str(saved)), workdir, configuration, observer, force, start_from)
 
     def run(self) -> None:
         """Run every stage that has not finished.
@@ -127,7 +167,8 @@ class Session:
         self._tell("began", [request.name for request in self.recipe.stages], sorted(self._finished))
         error: BaseException | None = None
         try:
-            if "import" not in {r.task for r in self.recipe.stages if r.name in self._finished}:
+            self._put_data_back()
+            if any(r.task == "import" and r.name not in self._finished for r in self.recipe.stages):
                 for reference in self.recipe.vis:
                     check_unlocked(find_input(reference), self.configuration.settings.session.lock_timeout)
             self._run_stages()
@@ -148,6 +189,7 @@ class Session:
         for backend in self._backends.values():
             backend.close()
         self._backends.clear()
+        self._attempts.close()
         self.context.close()
         self._lock.release()
 
@@ -159,15 +201,15 @@ class Session:
 
     def _prepare_folder(self) -> None:
         paths = self.paths
-        text = self.recipe.to_yaml()
-        if paths.recipe.is_file() and paths.recipe.read_text(encoding="utf-8") != text and paths.context.is_file():
-            raise WorkfolderError(
-                f"{paths.workdir} already holds a session of another recipe or other data",
-                f"go on with that one: surgeline resume --workdir {paths.workdir}; or give another folder",
-            )
+        if paths.recipe.is_file() and paths.context.is_file():
+            before = recipes.load(str(paths.recipe))
+            if before.name != self.recipe.name or (before.vis and not set(before.vis) & set(self.recipe.vis)):
+                raise WorkfolderError(
+                    f"{paths.workdir} already holds a session of another recipe or other data",
+                    f"go on with that one: surgeline resume --workdir {paths.workdir}; or give another folder",
+                )
         try:
             paths.make()
-            write_text(paths.recipe, text)
         except OSError as error:
             raise WorkfolderError(
                 f"the working folder {paths.workdir} cannot be written: {error.strerror}",
@@ -191,6 +233,21 @@ class Session:
                 f"and each local worker has {given.memory / 1e9:.1f} GB",
                 "start fewer workers (--set dask.n_workers=1), or ask for less",
             )
+
+    def _put_data_back(self) -> None:
+        """Withdraw what runs again, and undo what it and interrupted attempts changed in place."""
+        for stage, reason in self._stale.items():
+            self._tell("runs_again", stage, reason)
+        holding = [commit for commit in self.context.log() if commit.withdrawn_by is None]
+        withdrawn = [commit for commit in holding if commit.stage in self._stale]
+        if withdrawn:
+            self.context.commit(
+                "rerun", [], withdrawn=[commit.version for commit in withdrawn], details={"reasons": self._stale}
+            )
+        put_back(self.paths, self.context.log(), partial(self._tell, "notice"))
+        set_aside(self.paths, withdrawn)
+        if len(self._finished) < len(self.recipe.stages):
+            check_untouched(self.paths, self.context.log())
 
     def _run_stages(self) -> None:
         waiting = {request.name: request for request in self.recipe.stages if request.name not in self._finished}
@@ -225,16 +282,25 @@ class Session:
 
     def _run_stage(self, request: StageRequest) -> None:
         self._tell("stage_began", request.name)
+        key = uuid.uuid4().hex
         self._record.stage(request.name, state="running", started=time.time(), ended=None, error=None, jobs=[])
         try:
             backend = self._backend(request.cluster)
-            stage = Stage(request.name, self.recipe.vis, self.context, backend.workers)
+            known = self.context.at()
+            reference = ContextReference(self.context.identifier, known.version)
+            stage = Stage(request.name, self.recipe.vis, known, backend.workers, reference)
             definition = request.definition
             parameters = definition.parameters.model_validate(request.arguments)
-            facts = self._drive(request, definition.run(stage, parameters), backend)
+            files = FilesUsed()
+            facts = self._drive(request, definition.run(stage, parameters), backend, files)
             if self._stopping:
                 raise JobFailed(f"stage {request.name!r} was stopped", "")
-            self.context.commit(request.name, facts)
+            self._attempts.flush()
+            self.context.commit(
+                request.name, facts, base=known.version, key=key, details=self._details(request, known, files)
+            )
+            if self.configuration.settings.session.keep_states == "running":
+                drop_states(self.paths, request.name)
         except Exception as error:
             state = "interrupted" if self._stopping else "failed"
             self._record.stage(request.name, state=state, ended=time.time(), error=str(error))
@@ -243,9 +309,28 @@ class Session:
         self._record.stage(request.name, state="finished", ended=time.time())
         self._tell("stage_ended", request.name, None)
 
-    def _drive(self, request: StageRequest, procedure: Procedure[list[Fact]], backend: Backend) -> list[Fact]:
+    def _details(self, request: StageRequest, known: Snapshot, files: FilesUsed) -> dict[str, Any]:
+        """What is recorded of a stage beside its facts: enough to explain it, and to see when it is stale."""
+        return {
+            "task": request.task,
+            "arguments": to_jsonable_python(request.arguments),
+            "needs": list(self._needs[request.name]),
+            "vis": list(self.recipe.vis),
+            "recipe": self.recipe.name,
+            "run": self._run,
+            "surgeline": surgeline.__version__,
+            "asked": sorted(known.asked),
+            "read": sorted(list(found) for found in known.read),
+            **files.as_details(),
+        }
+
+    def _drive(
+        self, request: StageRequest, procedure: Procedure[list[Fact]], backend: Backend, files: FilesUsed
+    ) -> list[Fact]:
         """Run a stage's batches of jobs on a backend, and its heuristics between them here."""
         submitted: dict[str, float] = {}
+        commits = [commit for commit in self.context.log() if commit.stage == request.name]
+        data = StageData(request.name, len(commits) + 1)
 
         def added(ticket: str, job: Job) -> None:
             submitted[ticket] = time.time()
@@ -253,9 +338,19 @@ class Session:
 
         def ended(ticket: str, job: Job, outcome: Outcome) -> None:
             self._record.job(request.name, job, outcome, submitted[ticket])
+            files.add(job, outcome)
+            environment = backend.environments.get(outcome.environment, {})
+            for attempt in attempts_of(self._run, request.name, job, outcome, submitted[ticket]):
+                self._attempts.add(attempt, environment)
             self._tell("job_ended", request.name, ticket, outcome)
 
         def run_batch(jobs: Sequence[Job]) -> list[Any]:
+            keeping = data.jobs_before(jobs)
+            if keeping:
+                run_jobs(keeping)
+            return run_jobs(jobs)
+
+        def run_jobs(jobs: Sequence[Job]) -> list[Any]:
             with TaskQueue(backend, added=added, done=ended) as queue:
                 self._queues.append(queue)
                 try:
@@ -301,11 +396,14 @@ class Session:
                 description = "this process" if kind == "serial" else str(local.plan(self.configuration, name))
                 self._tell("starting_workers", description)
                 self._backends[key] = open_backend(
-                    self.configuration, name, self.paths.workdir, self.paths.logs, self._lost
+                    self.configuration, name, self.paths.workdir, self.paths.logs, self._lost, self._answer
                 )
                 workers = sum(backend.workers for backend in self._backends.values())
                 self._record.set(backend=kind, workers=workers)
             return self._backends[key]
+
+    def _answer(self, query: FactQuery) -> Answer:
+        return answer(self.context, query)
 
     def _lost(self, job: str, loss: Loss) -> None:
         self._tell("worker_lost", job, loss)
@@ -314,6 +412,7 @@ class Session:
         """Record how the run ended and make the weblog, also when it failed."""
         state = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
         try:
+            self._record.set(states=cost(self.paths))
             self._record.end(state, str(error) if error else None)
         except SurgelineError:
             # The error that ended the run is the one to be told.

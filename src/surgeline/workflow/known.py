@@ -1,0 +1,50 @@
+"""The context of a working folder: where it is, and what of it a recipe makes stale."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+
+from surgeline.config import Configuration
+from surgeline.context.store import Context
+from surgeline.paths import SessionPaths, write_text
+from surgeline.workflow.recipe import Recipe
+from surgeline.workflow.staleness import past_of, stale_stages
+
+
+def open_context(
+    paths: SessionPaths,
+    configuration: Configuration,
+    tell: Callable[[str], None] | None = None,
+    read_only: bool = False,
+) -> Context:
+    """Open what a working folder's session knows: in its own file, or in the database that is configured.
+
+    Raises:
+        WorkfolderError, ContextError: see `Context`.
+    """
+    settings = configuration.settings.context
+    if settings.url is None:
+        return Context(paths.context, read_only=read_only)
+    # Which of the database's contexts is this folder's.
+    if not paths.identifier.is_file():
+        write_text(paths.identifier, uuid.uuid4().hex + "\n")
+    identifier = paths.identifier.read_text(encoding="utf-8").strip()
+    return Context(settings.url, identifier, settings.patience, tell, read_only)
+
+
+def find_stale(
+    context: Context,
+    recipe: Recipe,
+    needs: Mapping[str, tuple[str, ...]],
+    force: Sequence[str] = (),
+    start_from: str | None = None,
+) -> dict[str, str]:
+    """The finished stages of a context that a recipe has to run again, each with the reason.
+
+    Raises:
+        RecipeError: a stage is named that the recipe does not have.
+    """
+    holding = [commit for commit in context.log() if commit.withdrawn_by is None and commit.stage != "rerun"]
+    past = {commit.stage: past_of(commit, context.said_by(commit.version)) for commit in holding}
+    return stale_stages(recipe, needs, past, force, start_from)
