@@ -155,6 +155,15 @@ def test_what_is_no_context_is_told_and_left_as_it_is(tmp_path: Path, what: str)
     assert [entry for entry in tmp_path.iterdir() if entry != path] == []
 
 
+def test_another_programs_database_is_left_as_it_is_by_who_would_write_too(tmp_path: Path) -> None:
+    path = tmp_path / "context.db"
+    no_context(path, "another program's")
+    with pytest.raises(ContextError, match="another program's database.*readings"):
+        Context(path)
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("readings",)]
+
+
 @pytest.mark.parametrize("name", ["with space", "50%25", "a#b", "what?mode=rw", "a&b;c", "umläut"])
 def test_a_working_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / name / "context.db"

@@ -156,8 +156,14 @@ class Database:
     def _make_ready(self, read_only: bool) -> None:
         with self.engine.connect() as connection:
             found = _revision(connection)
+            foreign = self.sqlite and not found and inspect(connection).get_table_names()
         if found == REVISION:
             return
+        if foreign:
+            raise ContextError(
+                f"{named(self._where)} is another program's database, with the tables {', '.join(foreign)}",
+                "move it away, or give another folder",
+            )
         if found > REVISION:
             raise ContextError(
                 f"the context {named(self._where)} was made by a newer version of Surgeline "

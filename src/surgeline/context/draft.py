@@ -24,7 +24,7 @@ class Draft:
         self._base = base
         self._commit = commit
         self._ended = ""
-        # The same commit however often it is tried: the answer to the first try may have been lost.
+        # Until it is changed it is the same commit, however often it is tried: the answer to a try may be lost.
         self._key = uuid.uuid4().hex
         # By kind and subject, or the fact itself where it has none; None for what was taken back.
         self._changes: dict[tuple[type[Fact], str | int], Fact | None] = {}
@@ -37,6 +37,7 @@ class Draft:
     def add(self, *facts: Fact) -> None:
         """Say facts anew."""
         self._check_open()
+        self._key = uuid.uuid4().hex
         for fact in facts:
             key = (type(fact), subject_of(fact) or id(fact))
             # What is said anew also takes its new place in the order.
@@ -46,6 +47,7 @@ class Draft:
     def remove(self, kind: type[Fact], /, **equal: Any) -> int:
         """Take back the facts of a kind whose fields equal those given; returns how many."""
         self._check_open()
+        self._key = uuid.uuid4().hex
         found = self.all(kind, **equal)
         for fact in found:
             subject = subject_of(fact)

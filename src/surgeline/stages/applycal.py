@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from surgeline.context.records import CalibrationTable, Decision, Fact, Field, FlagSummary, Observation, Roles
+from surgeline.context.records import (
+    CalibrationApplication,
+    CalibrationTable,
+    DataColumns,
+    Decision,
+    Fact,
+    Field,
+    FlagSummary,
+    Observation,
+    QualityScore,
+    Roles,
+)
 from surgeline.errors import DataError
 from surgeline.stages.flag import flag_summary
 from surgeline.stages.stage import Parameters as StageParameters
@@ -54,6 +65,21 @@ def _one(stage: Stage, parameters: Parameters, observation: Observation) -> Proc
             "flagbackup": False,
         }
         names = ", ".join(observation.field(number).name for number in field)
+        facts += [
+            CalibrationApplication(
+                table=table.path,
+                vis=observation.vis,
+                field=str(arguments["field"]),
+                gainfield=gainfield,
+                interp=interp,
+                calwt=parameters.calibrate_weights,
+                state="applied",
+                order=order,
+            )
+            for order, (table, gainfield, interp) in enumerate(
+                zip(tables, arguments["gainfield"], arguments["interp"], strict=True)
+            )
+        ]
         yield [JobRequest("applycal", arguments).declare(name=f"apply to {names}")]
         facts.append(
             Decision(
@@ -69,7 +95,15 @@ def _one(stage: Stage, parameters: Parameters, observation: Observation) -> Proc
         )
     ]
     flags: FlagSummary = flag_summary(observation.vis, stage.name, counted)
-    return [*facts, flags]
+    columns = {"RAW": "DATA", "CALIBRATED": "CORRECTED_DATA"}
+    left = QualityScore(
+        stage=stage.name,
+        metric="unflagged share",
+        vis=observation.vis,
+        score=1.0 - flags.total,
+        reason=f"{100.0 * flags.total:.3g} % of the data are flagged",
+    )
+    return [*facts, flags, DataColumns(vis=observation.vis, after=stage.name, columns=columns), left]
 
 
 def current_tables(tables: list[CalibrationTable]) -> list[CalibrationTable]:

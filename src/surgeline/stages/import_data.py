@@ -6,7 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from surgeline.context.records import Command, Dataset, Decision, Fact, Observation, Picture
+from surgeline.context.matching import MatchOverride, match_fields, match_windows_exactly
+from surgeline.context.records import Command, DataColumns, Dataset, Decision, Fact, Observation, Picture, Project
 from surgeline.errors import DataError
 from surgeline.paths import dataset, partial, picture
 from surgeline.stages import plots
@@ -20,12 +21,17 @@ from surgeline.work.procedure import Aside, Procedure
 
 
 class Parameters(StageParameters):
-    """Names, numbers or patterns of the fields that serve as each; left out, the heuristics decide."""
+    """Names, numbers or patterns of the fields that serve as each; left out, the heuristics decide.
+
+    Attributes:
+        matches: where the rules that match windows and fields of several MSs are wrong, and why.
+    """
 
     flux: tuple[str, ...] = ()
     bandpass: tuple[str, ...] = ()
     phase: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
+    matches: tuple[MatchOverride, ...] = ()
 
 
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
@@ -75,7 +81,14 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
             )
         )
     yield Aside(pictures)
-    return facts
+    facts += [
+        Project(code=code, observer=found.observer, telescope=found.telescope, recipe=stage.recipe)
+        for code, found in {observation.project: observation for observation in observations}.items()
+    ]
+    facts += [DataColumns(vis=name, after=stage.name, columns={"RAW": "DATA"}) for name in names]
+    windows_alike = match_windows_exactly(observations, overrides=parameters.matches)
+    fields_alike = match_fields(observations, overrides=parameters.matches)
+    return [*facts, *windows_alike.facts(), *fields_alike.facts()]
 
 
 def _import_job(found: Input, vis: str) -> Job:

@@ -47,13 +47,14 @@ class Parameters(BaseModel):
 class Stage:
     """What a stage is given: its name in the recipe, the observations, what is known, and how many workers.
 
-    `reference` is what its jobs may carry to ask for facts of the same version.
+    `recipe` is the recipe's name; `reference` is what its jobs may carry to ask for facts of the same version.
     """
 
     name: str
     vis: tuple[str, ...]
     context: View
     workers: int
+    recipe: str = ""
     reference: ContextReference | None = None
 
     def known(self, kind: type[AnyFact], /, **equal: Any) -> list[AnyFact]:

@@ -137,7 +137,7 @@ def _foretell(
     name = cluster_of(request, configuration)
     serial = choose(configuration, name)[0] == "serial"
     workers = 1 if serial else local.plan(configuration, name).workers
-    stage = Stage(request.name, recipe.vis, context.at(), workers)
+    stage = Stage(request.name, recipe.vis, context.at(), workers, recipe.name)
     parameters = request.definition.parameters.model_validate(request.arguments)
     jobs: list[Job] = []
     try:

@@ -288,7 +288,7 @@ class Session:
             backend = self._backend(request.cluster)
             known = self.context.at()
             reference = ContextReference(self.context.identifier, known.version)
-            stage = Stage(request.name, self.recipe.vis, known, backend.workers, reference)
+            stage = Stage(request.name, self.recipe.vis, known, backend.workers, self.recipe.name, reference)
             definition = request.definition
             parameters = definition.parameters.model_validate(request.arguments)
             files = FilesUsed()
