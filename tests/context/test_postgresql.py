@@ -45,12 +45,12 @@ class DeafProxy:
     def _carry(self, source: socket.socket, target: socket.socket, asks: bool) -> None:
         with suppress(OSError):
             while content := source.recv(65536):
-                target.sendall(content)
                 if asks and b"COMMIT" in content and self.to_lose > 0:
                     self.to_lose -= 1
                     self.lost += 1
-                    # The server has done it once it answers; its answer goes nowhere.
+                    # The server will do it, and nobody will hear of that.
                     source.shutdown(socket.SHUT_RDWR)
+                target.sendall(content)
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -159,6 +159,21 @@ def test_a_draft_whose_answer_was_lost_is_accepted_once(
             draft.accept()
         assert draft.accept() == 1
         assert context.all(Decision) == [decision("once")]
+
+
+def test_a_draft_that_is_changed_after_its_answer_was_lost_is_accepted_with_the_change(
+    postgresql: PostgreSQL, postgresql_url: str, proxy: DeafProxy
+) -> None:
+    url = postgresql_url.replace(str(postgresql.port), str(proxy.port))
+    with closing(Context(url)) as context:
+        draft = context.draft("by hand")
+        draft.add(extension("x", 1))
+        proxy.to_lose = 1
+        with pytest.raises(ContextError, match="cannot be reached"):
+            draft.accept()
+        draft.add(extension("y", 1))
+        draft.accept()
+        assert context.all(Extension) == [extension("x", 1), extension("y", 1)]
 
 
 def test_a_server_that_came_back_meanwhile_is_not_even_noticed(running: PostgreSQL, postgresql_url: str) -> None:

@@ -158,7 +158,7 @@ def test_what_is_no_context_is_told_and_left_as_it_is(tmp_path: Path, what: str)
 def test_another_programs_database_is_left_as_it_is_by_who_would_write_too(tmp_path: Path) -> None:
     path = tmp_path / "context.db"
     no_context(path, "another program's")
-    with pytest.raises(ContextError, match="another program's database.*readings"):
+    with pytest.raises(ContextError, match=r"another program's database.*readings"):
         Context(path)
     with closing(sqlite3.connect(path)) as other:
         assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("readings",)]
