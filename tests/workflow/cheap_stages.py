@@ -119,12 +119,36 @@ def _total(stage: Stage, parameters: TotalParameters) -> Procedure[list[Fact]]:
     return [Total(path=parameters.output, total=total)]
 
 
+class ConsiderParameters(Parameters):
+    """Which of the totals to keep."""
+
+    least: int = 0
+
+
+def _consider(stage: Stage, parameters: ConsiderParameters) -> Procedure[list[Fact]]:
+    """Tries a total and its double, and keeps the first that is large enough; takes back what it came from."""
+    for total in stage.known(Total):
+        for factor in (1, 2):
+            draft = stage.draft()
+            draft.add(Total(path="considered", total=factor * total.total))
+            draft.remove(Total, path=total.path)
+            assert len(draft.all(Total)) == 1
+            considered = draft.last(Total, path="considered")
+            if considered and considered.total >= parameters.least:
+                draft.accept()
+                break
+            draft.drop()
+    yield from ()
+    return []
+
+
+consider = SimpleNamespace(Parameters=ConsiderParameters, run=_consider)
 make = SimpleNamespace(Parameters=MakeParameters, run=_make)
 change = SimpleNamespace(Parameters=ChangeParameters, run=_change)
 total = SimpleNamespace(Parameters=TotalParameters, run=_total)
 
 ENTRY_POINTS: Mapping[str, Mapping[str, Any]] = {
-    "surgeline.stages": {name: f"cheap_stages:{name}" for name in ("make", "change", "total")},
+    "surgeline.stages": {name: f"cheap_stages:{name}" for name in ("make", "change", "total", "consider")},
     "surgeline.facts": {"numbers": "cheap_stages:Numbers", "total": "cheap_stages:Total"},
 }
 

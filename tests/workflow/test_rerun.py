@@ -184,6 +184,39 @@ def test_a_copied_working_folder_leaves_the_original_alone(run: Run, tmp_path: P
     assert totals(tmp_path / "session") == expected()
 
 
+def test_a_stage_tries_things_in_a_draft_and_accepts_or_drops_them_whole(run: Run, tmp_path: Path) -> None:
+    least = expected()[1] + 1
+    stages = [STAGES[0], STAGES[1], STAGES[3], STAGES[4], {"task": "consider", "arguments": {"least": least}}]
+    done = run(stages)
+    assert done.returncode == 0, done.stderr
+    with closing(Context(tmp_path / "session" / "context.db")) as context:
+        assert context.all(cheap_stages.Total) == [cheap_stages.Total(path="considered", total=2 * expected()[1])]
+        assert context.stages()[-1] == "consider"
+        assert len(context.at(context.version - 1).all(cheap_stages.Total)) == 1
+
+
+def test_stages_that_run_at_once_and_contradict_each_other_are_told(run: Run, tmp_path: Path) -> None:
+    stages = [
+        {"task": "make"},
+        {"task": "make", "name": "make more", "arguments": {"path": "data/more.json", "count": 30}},
+        {"task": "total", "name": "one", "needs": ["make more"], "arguments": {"pause": 0.3}},
+        {
+            "task": "total",
+            "name": "other",
+            "needs": ["make more"],
+            "arguments": {"pause": 0.3, "path": "data/more.json"},
+        },
+    ]
+    done = run(stages)
+    assert done.returncode == 9
+    for told in ("cheap.Total", "products/total.json", "'one'", "'other'", "needs the other"):
+        assert told in done.stderr.replace("need the other", "needs the other")
+    with closing(Context(tmp_path / "session" / "context.db")) as context:
+        # The first to end is kept, and nothing of the second.
+        assert len(context.stages()) == 3
+        assert len(context.all(cheap_stages.Total)) == 1
+
+
 def test_kill_9_at_random_moments_changes_neither_facts_nor_products(tmp_path: Path, plugins: str) -> None:
     """Whatever was interrupted, resume ends with what an undisturbed run has."""
     chance = random.Random(SEED)

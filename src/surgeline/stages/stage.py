@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from surgeline.context.draft import Draft
 from surgeline.context.records import AnyFact, Fact
 from surgeline.context.reference import ContextReference
 from surgeline.context.view import View
@@ -56,6 +57,19 @@ class Stage:
     workers: int
     recipe: str = ""
     reference: ContextReference | None = None
+    # What accepted drafts add to the stage's own commit, and take back with it.
+    accepted: list[Fact] = field(default_factory=list)
+    taken_back: list[tuple[type[Fact], str]] = field(default_factory=list)
+
+    def draft(self) -> Draft:
+        """A transient workspace: what it says becomes part of the stage's commit when it is accepted, or vanishes."""
+
+        def accept(added: Sequence[Fact], removed: Sequence[tuple[type[Fact], str]], **_: object) -> int:
+            self.accepted.extend(added)
+            self.taken_back.extend(removed)
+            return self.context.version
+
+        return Draft(self.context, accept)
 
     def known(self, kind: type[AnyFact], /, **equal: Any) -> list[AnyFact]:
         """The facts of a kind that earlier stages committed, oldest first."""

@@ -297,7 +297,12 @@ class Session:
                 raise JobFailed(f"stage {request.name!r} was stopped", "")
             self._attempts.flush()
             self.context.commit(
-                request.name, facts, base=known.version, key=key, details=self._details(request, known, files)
+                request.name,
+                [*facts, *stage.accepted],
+                removed=stage.taken_back,
+                base=known.version,
+                key=key,
+                details=self._details(request, known, files),
             )
             if self.configuration.settings.session.keep_states == "running":
                 drop_states(self.paths, request.name)
