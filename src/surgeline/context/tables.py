@@ -115,4 +115,5 @@ attempts = Table(
     Column("environment", String(80), nullable=False),
     Column("body", Text, nullable=False),
     Index("attempts_of_stage", "context", "stage", "id"),
+    Index("attempts_in_order", "context", "id"),
 )

@@ -104,6 +104,7 @@ def upgrade() -> None:
         sa.Column("body", sa.Text, nullable=False),
     )
     op.create_index("attempts_of_stage", "attempts", ["context", "stage", "id"])
+    op.create_index("attempts_in_order", "attempts", ["context", "id"])
     _carry_over(op.get_bind(), contexts, commits, facts, validity)
     op.drop_table("facts_before")
     op.drop_table("commits_before")

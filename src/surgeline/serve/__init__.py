@@ -1,0 +1,1 @@
+"""What sessions know, over HTTP, to be read only: `surgeline serve`."""
