@@ -31,6 +31,8 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _NETWORK_FILESYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "fuse.sshfs", "9p"}
 )
+# Seconds to wait for another who writes the same file.
+_SQLITE_PATIENCE = 30
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 # What a server answers to a URL that is wrong: waiting does not mend it.
 _REFUSED = re.compile(
@@ -239,16 +241,30 @@ def _engine(where: str | Path | None, read_only: bool) -> Engine:
             ) from error
     if read_only:
         return create_engine("sqlite://", creator=lambda: _connect_reader(where), poolclass=NullPool)
-    engine = create_engine(URL.create("sqlite", database=str(where)), connect_args={"timeout": 30})
+    engine = create_engine(URL.create("sqlite", database=str(where)), connect_args={"timeout": _SQLITE_PATIENCE})
     journal = "DELETE" if _filesystem(where) in _NETWORK_FILESYSTEMS else "WAL"
 
     @event.listens_for(engine, "connect")
     def durable(connection: Any, _record: Any) -> None:
-        connection.execute(f"PRAGMA journal_mode={journal}")
+        _set_journal(connection, journal)
         # What is committed survives a crash of the process and of the machine.
         connection.execute("PRAGMA synchronous=FULL")
 
     return engine
+
+
+def _set_journal(connection: sqlite3.Connection, journal: str) -> None:
+    """Choose how commits are made safe; SQLite itself does not wait for others who begin the same file."""
+    deadline = time.monotonic() + _SQLITE_PATIENCE
+    while True:
+        try:
+            connection.execute(f"PRAGMA journal_mode={journal}")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_FIRST_PAUSE / 10)
+        else:
+            return
 
 
 def _connect_reader(path: Path) -> sqlite3.Connection:
