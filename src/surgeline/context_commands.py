@@ -59,8 +59,8 @@ def show(
     identifier: Identifier = None,
 ) -> None:
     """Show which kinds of facts there are, or the facts of a kind."""
-    from surgeline.context.export import kinds_at, up_to_date
-    from surgeline.context.records import KINDS, kind_called
+    from surgeline.context.reading import kinds_at, up_to_date
+    from surgeline.context.records import KINDS
 
     with _opened(workdir, url, identifier) as context:
         seen = context.at(version).version
@@ -74,8 +74,7 @@ def show(
             return
         if kind not in kinds and kind not in KINDS:
             raise BadInput(f"the context has no facts of a kind {kind!r}", nearest(kind, kinds or KINDS))
-        known = kind_called(kind)
-        facts = [up_to_date(context, fact, known) for fact in context.holding(seen, kind)]
+        facts = [up_to_date(context, fact) for fact in context.holding(seen, kind)]
         if as_json:
             _print_json([_fact_as_json(fact) for fact in facts])
         else:
@@ -237,7 +236,9 @@ def export(
     identifier: Identifier = None,
 ) -> None:
     """Export the whole context at a version."""
-    from surgeline.context.export import export_json, export_prov, json_schema, kinds_at
+    from surgeline.context.export import export_json, json_schema
+    from surgeline.context.prov import export_prov
+    from surgeline.context.reading import kinds_at
 
     with _opened(workdir, url, identifier) as context:
         seen = context.at(version).version

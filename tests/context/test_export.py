@@ -15,8 +15,11 @@ from prov.model import ProvAgent, ProvDocument, ProvRecord
 from sqlalchemy import text
 
 from surgeline.context.attempts import Attempt, write_attempts
-from surgeline.context.export import export_json, export_prov, export_snapshot, json_schema, kinds_at
+from surgeline.context.export import export_json, json_schema
+from surgeline.context.prov import export_prov
+from surgeline.context.reading import kinds_at
 from surgeline.context.records import KINDS, Decision, Extension, Fact, Image, Roles, subject_of
+from surgeline.context.snapshot_file import export_snapshot
 from surgeline.context.store import Context
 from surgeline.errors import ContextError, WorkfolderError
 

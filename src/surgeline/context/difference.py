@@ -9,8 +9,7 @@ from typing import Any
 
 from sqlalchemy import and_, func, not_, select
 
-from surgeline.context.export import stored_facts, up_to_date
-from surgeline.context.records import kind_called
+from surgeline.context.reading import rows, stored_facts, up_to_date
 from surgeline.context.store import Commit, Context, StoredFact
 from surgeline.context.tables import facts, validity
 
@@ -63,7 +62,7 @@ def history(context: Context) -> list[LogEntry]:
         .order_by(facts.c.version, facts.c.kind)
     )
     numbers: dict[int, tuple[dict[str, int], dict[str, int]]] = {}
-    for version, kind, taken_back, number in context.database.reading(lambda c: c.execute(query).all()):
+    for version, kind, taken_back, number in rows(context, query):
         numbers.setdefault(version, ({}, {}))[bool(taken_back)][kind] = number
     return [LogEntry(commit, *numbers.get(commit.version, ({}, {}))) for commit in context.log()]
 
@@ -95,12 +94,12 @@ def _facts_of_one(context: Context, version: int, other: int) -> dict[tuple[str,
     here = and_(validity.c.since <= version, validity.c.until > version)
     there = and_(validity.c.since <= other, validity.c.until > other)
     query = select(validity.c.fact).where(validity.c.context == context.identifier, here, not_(there))
-    numbers = context.database.reading(lambda c: c.execute(query).scalars().all())
-    return {(stored.kind, stored.subject): stored for _, stored in stored_facts(context, sorted(numbers))}
+    here_only = sorted(number for (number,) in rows(context, query))
+    return {(stored.kind, stored.subject): stored for _, stored in stored_facts(context, here_only)}
 
 
 def _content(context: Context, stored: StoredFact) -> Any:
-    return json.loads(up_to_date(context, stored, kind_called(stored.kind)).body)
+    return json.loads(up_to_date(context, stored).body)
 
 
 def _compare(before: Any, after: Any, path: str = "") -> Iterator[FieldChange]:

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import select
 
 from surgeline.context.attempts import Attempt, read_attempts, read_environments
+from surgeline.context.reading import rows
 from surgeline.context.records import kind_called
 from surgeline.context.store import Commit, Context, StoredFact
 from surgeline.context.tables import facts
@@ -373,7 +374,7 @@ def _is_of_file(kind: str) -> bool:
 def _kinds(context: Context) -> list[str]:
     """The kinds of all facts that were ever said."""
     query = select(facts.c.kind).where(facts.c.context == context.identifier).distinct()
-    return [kind for (kind,) in context.database.reading(lambda c: c.execute(query).all())]
+    return [kind for (kind,) in rows(context, query)]
 
 
 def _facts_of(context: Context, kinds: Iterable[str]) -> list[tuple[str, str, int]]:
@@ -383,9 +384,7 @@ def _facts_of(context: Context, kinds: Iterable[str]) -> list[tuple[str, str, in
         .where(facts.c.context == context.identifier, facts.c.kind.in_(kinds), facts.c.body != "")
         .order_by(facts.c.id)
     )
-    return [
-        (row.kind, row.subject, row.version) for row in context.database.reading(lambda c: c.execute(query).all())
-    ]
+    return [(row.kind, row.subject, row.version) for row in rows(context, query)]
 
 
 def _relative(product: str, workdir: Path | None) -> str:
