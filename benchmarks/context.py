@@ -115,23 +115,32 @@ def readers(where: str | Path) -> dict[str, float]:
     }
 
 
+def spectra(megabytes: int) -> list[Extension]:
+    """As many facts as pickle to so many MB: each is named by its number, and holds 500 numbers."""
+    one = len(pickle.dumps([Extension(namespace="bench", name="0", value=[0.5 + place for place in range(500)])]))
+    return [
+        Extension(namespace="bench", name=str(number), value=[number + 0.5 * place for place in range(500)])
+        for number in range(int(megabytes * 1e6 / one))
+    ]
+
+
 def read_some(reference: ContextReference, number: int) -> int:
     """A job that needs two of the context's facts."""
-    return sum(len(reference.all(Extension, namespace="bench", name=f"{number}.{place}")) for place in (0, 1))
+    return sum(len(reference.all(Extension, namespace="bench", name=str(name))) for name in (number, number + 1))
 
 
 def read_pickled(path: str, number: int) -> int:
     """The same job on a context that is pickled to a file for it, as a pipeline does."""
     context = pickle.loads(Path(path).read_bytes())
-    return sum(fact.name in (f"{number}.0", f"{number}.1") for fact in context)
+    Path(path).unlink()
+    return sum(fact.name in (str(number), str(number + 1)) for fact in context)
 
 
 def references(folder: Path) -> dict[str, float]:
     """What a job costs that carries a reference, against one whose context is pickled for it."""
     figures: dict[str, float] = {}
     for megabytes, pickled_jobs in PICKLED_JOBS.items():
-        # Facts of 10 kB, ten for each number.
-        content = [fact for number in range(10 * megabytes) for fact in facts(number, 10, 10_000)]
+        content = spectra(megabytes)
         with closing(Context(folder / f"{megabytes}.db")) as context:
             context.commit("stage", content)
             reference = ContextReference(context.identifier, context.version)
@@ -150,13 +159,13 @@ def references(folder: Path) -> dict[str, float]:
 
 
 def _referring(reference: ContextReference, megabytes: int, number: int) -> FunctionCall:
-    return FunctionCall(read_some, reference, number % (10 * megabytes))
+    return FunctionCall(read_some, reference, number % (100 * megabytes))
 
 
 def _pickling(content: list[Extension], folder: Path, number: int) -> FunctionCall:
-    path = folder / f"job-{number % 10}.context"
+    path = folder / f"job-{number}.context"
     path.write_bytes(pickle.dumps(content))
-    return FunctionCall(read_pickled, str(path), number % 10)
+    return FunctionCall(read_pickled, str(path), number)
 
 
 def _seconds_a_job(backend: Any, jobs: int, make: Any) -> float:
@@ -189,10 +198,10 @@ def context_figures(folder: Path) -> dict[str, float]:
     """Every figure of the context."""
     figures: dict[str, float] = {}
     with postgresql() as server:
-        for name, where in (("SQLite", folder / "latency.db"), ("PostgreSQL", server.url(server.new_database()))):
+        for name, where in (("SQLite", folder / "latency.db"), ("PostgreSQL", server.url(server.empty_database()))):
             median, slowest = commit_latency(where)
             figures[f"commit of {FACTS} facts, {name}, median, ms"] = median
             figures[f"commit of {FACTS} facts, {name}, 99th percentile, ms"] = slowest
-        for name, where in (("SQLite", folder / "readers.db"), ("PostgreSQL", server.url(server.new_database()))):
+        for name, where in (("SQLite", folder / "readers.db"), ("PostgreSQL", server.url(server.empty_database()))):
             figures |= {f"{name}: {figure}": value for figure, value in readers(where).items()}
     return figures | growth(folder) | references(folder)
