@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from astropy.io import fits
 
 from support import RECIPE, ROOT, processes_in, start_surgeline, surgeline, wait_until
@@ -193,6 +195,31 @@ def test_signals_stop_cleanly(tmp_path: Path, number: signal.Signals, code: int,
     assert f"stopped by {number.name}" in output and "Traceback" not in output
     assert not processes_in(workdir)
     assert json.loads((workdir / "run.json").read_text())["state"] == "interrupted"
+
+
+def test_a_rerun_finds_the_data_as_they_were(parallel: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "rerun"
+    shutil.copytree(parallel, workdir, symlinks=True)
+    recipe = yaml.safe_load(RECIPE.read_text())
+    # More is flagged, so that all after it differs; then it is as it was, and so is all after it.
+    flag = next(stage for stage in recipe["stages"] if stage["task"] == "flag")
+    recipe["stages"] = recipe["stages"][: recipe["stages"].index(flag) + 6]
+    changed = {**recipe, "stages": [{**stage} for stage in recipe["stages"]]}
+    changed["stages"][1] = {**flag, "arguments": {**flag["arguments"], "shadow": True, "zeros": True}}
+    for content in (changed, recipe):
+        (tmp_path / "changed.yaml").write_text(yaml.safe_dump(content))
+        ran = surgeline("run", tmp_path / "changed.yaml", "--workdir", workdir, "--set", "dask.n_workers=2")
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert "data/NGC5921.ms is put back as it was before flag" in ran.stdout
+    rest = surgeline("run", RECIPE, "--workdir", workdir, "--set", "dask.n_workers=2")
+    assert rest.returncode == 0, rest.stdout + rest.stderr
+    assert np.array_equal(cube_of(workdir), cube_of(parallel), equal_nan=True)
+    # Changed behind the session's back, the data are not built upon.
+    flagged = workdir / "data" / "NGC5921.ms" / "table.f1"
+    flagged.write_bytes(bytes(reversed(flagged.read_bytes())))
+    refused = surgeline("run", RECIPE, "--workdir", workdir, "--force", "moments")
+    assert refused.returncode == 5
+    assert "something else has changed it" in refused.stderr
 
 
 def test_heuristics_alone_do_as_well(parallel: Path, tmp_path: Path) -> None:
