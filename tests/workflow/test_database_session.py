@@ -91,6 +91,26 @@ def test_a_database_that_goes_away_for_a_while_holds_a_session_up_and_no_more(
         assert sorted(jobs) == sorted(set(jobs))
 
 
+def test_a_session_that_waits_for_its_database_can_be_stopped(
+    tmp_path: Path, plugins: str, postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    process = start(tmp_path, tmp_path / "session", postgresql_url, plugins, pause=0.5, patience=600)
+    assert process.stdout is not None
+    stdout = process.stdout
+    wait_until(lambda: "change: began" in stdout.readline(), 60, "the second stage begins")
+    postgresql.stop()
+    try:
+        wait_until(lambda: "waiting for the database" in stdout.readline(), 60, "the session says that it waits")
+        process.terminate()
+        process.communicate(timeout=30)
+    finally:
+        postgresql.start()
+    assert process.returncode == 143
+    resumed = start(tmp_path, tmp_path / "session", postgresql_url, plugins, pause=0.5)
+    output, _ = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0, output
+
+
 def test_a_database_that_does_not_come_back_ends_the_session_with_a_way_out(
     tmp_path: Path, plugins: str, postgresql: PostgreSQL, postgresql_url: str
 ) -> None:

@@ -65,7 +65,8 @@ class Database:
             ContextError: it cannot be reached, or was made by a newer version.
             sqlalchemy.exc.DatabaseError: the file is no database, or cannot be written.
         """
-        self._patience = patience
+        # Who is told to stop sets it to 0: nobody waits any longer then.
+        self.patience = patience
         self._waiting = waiting
         self._away = self._reached = False
         self._telling = threading.RLock()
@@ -111,7 +112,7 @@ class Database:
             except DBAPIError as error:
                 if self.sqlite or not _is_away(error, self._reached):
                     raise
-                if time.monotonic() - began > self._patience:
+                if time.monotonic() - began > self.patience:
                     raise ContextError(
                         f"the database {named(self._where)} cannot be reached: {_first_line(error)}",
                         "start it, or correct context.url; what was committed is kept: surgeline resume",

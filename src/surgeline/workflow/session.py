@@ -181,6 +181,8 @@ class Session:
     def stop(self) -> None:
         """Cancel every job, from any thread; `run` then ends."""
         self._stopping = True
+        # Nobody who was told to stop waits for a database that is away.
+        self.context.database.patience = 0.0
         for queue in [*self._queues, *self._asides]:
             queue.cancel()
 
