@@ -61,7 +61,7 @@ class Draft:
     def all(self, kind: type[AnyFact], /, **equal: Any) -> list[AnyFact]:
         """The facts of a kind as the draft has them, oldest first."""
         changed: dict[Any, Any] = {subject: fact for (of, subject), fact in self._changes.items() if of is kind}
-        kept = [fact for fact in self._base.all(kind) if subject_of(fact) not in changed]
+        kept = [fact for fact in self._base.all(kind, **equal) if subject_of(fact) not in changed]
         return matching([*kept, *(fact for fact in changed.values() if fact is not None)], equal)
 
     def last(self, kind: type[AnyFact], /, **equal: Any) -> AnyFact | None:

@@ -10,6 +10,7 @@ from typing import Any
 from surgeline.context.records import AnyFact, from_stored, name_of, subject_asked
 from surgeline.context.store import Context
 from surgeline.context.view import matching
+from surgeline.errors import ContextError
 from surgeline.work.surroundings import Answer, FactQuery, current
 
 
@@ -52,6 +53,15 @@ class ContextReference:
 
 
 def answer(context: Context, query: FactQuery) -> Answer:
-    """What a context says to a job's query; the session's side of a reference."""
+    """What a context says to a job's query; the session's side of a reference.
+
+    Raises:
+        ContextError: the query is of another context.
+    """
+    if query.context != context.identifier:
+        raise ContextError(
+            f"a job asks for facts of context {query.context}, and this session's is {context.identifier}",
+            "give the job a reference to this context, or one that says where the other is",
+        )
     rows = context.holding(query.version, query.kind, query.subject, dict(query.texts))
     return [(row.schema_version, row.body) for row in rows]
