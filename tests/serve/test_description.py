@@ -48,4 +48,4 @@ parameters = {{ session = "{session}", follow = false }}
         timeout=60,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert "Tested: 12" in answer.stdout
+    assert "Tested: 13" in answer.stdout

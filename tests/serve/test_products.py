@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
 import socket
 from contextlib import closing
 from pathlib import Path
@@ -105,6 +106,26 @@ def test_a_large_product_does_not_have_to_fit_into_memory(fresh: Fresh) -> None:
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert client.recv(100)
     wait_until(lambda: not process.open_files(), 5, "the file is closed")
+
+
+def test_a_product_is_found_by_its_checksum_also_when_another_has_taken_its_place(fresh: Fresh) -> None:
+    contents = [b"the first", b"the other"]
+    products = [
+        Product(path="products/cube.fits", kind="cube", size=9, sha256=hashlib.sha256(content).hexdigest())
+        for content in contents
+    ]
+    with closing(fresh.begin()) as context:
+        first = context.commit("export", products[:1])
+        for place, content in ((f"replaced/{first}/products", contents[0]), ("products", contents[1])):
+            (fresh.folder / place).mkdir(parents=True)
+            (fresh.folder / place / "cube.fits").write_bytes(content)
+        context.commit("rerun", [], withdrawn=[first])
+        context.commit("export", products[1:])
+    for product, content in zip(products, contents, strict=True):
+        assert fresh.server.get(f"{API}{fresh.path}/artifacts/{product.sha256}").body == content
+    # What is kept no longer is not taken for what has its name now.
+    shutil.rmtree(fresh.folder / "replaced")
+    assert fresh.server.get(f"{API}{fresh.path}/artifacts/{products[0].sha256}").status == 404
 
 
 @pytest.fixture

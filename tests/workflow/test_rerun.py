@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from support import surgeline
+from surgeline.context.records import Extension
 from surgeline.context.store import Context
 
 SEED = 20260
@@ -193,6 +194,23 @@ def test_a_stage_tries_things_in_a_draft_and_accepts_or_drops_them_whole(run: Ru
         assert context.all(cheap_stages.Total) == [cheap_stages.Total(path="considered", total=2 * expected()[1])]
         assert context.stages()[-1] == "consider"
         assert len(context.at(context.version - 1).all(cheap_stages.Total)) == 1
+
+
+def test_what_others_said_stays_and_runs_again_what_had_read_otherwise(run: Run, tmp_path: Path) -> None:
+    run(STAGES)
+    with closing(Context(tmp_path / "session" / "context.db")) as context:
+        context.commit("by hand", [Extension(namespace="mine", name="note", value="windy")])
+    assert runs_again(run(STAGES).stdout) == []
+    with closing(Context(tmp_path / "session" / "context.db")) as context:
+        numbers = context.last(cheap_stages.Numbers)
+        assert numbers is not None
+        context.commit("by hand", [numbers.model_copy(update={"count": 21})])
+    done = run(STAGES)
+    assert runs_again(done.stdout)[0] == "first change"
+    assert "which 'by hand' has said anew" in done.stdout
+    with closing(Context(tmp_path / "session" / "context.db")) as context:
+        assert context.all(Extension)[0].value == "windy"
+        assert "5 of 5 stages had finished before" in run(STAGES).stdout
 
 
 def test_stages_that_run_at_once_and_contradict_each_other_are_told(run: Run, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from sqlalchemy import Connection
 from starlette.responses import Response
 
@@ -17,7 +17,7 @@ from surgeline.serve.paging import part_of
 from surgeline.serve.parameters import Asked, ProductFilter
 from surgeline.serve.problems import Refused
 from surgeline.serve.products import product_response
-from surgeline.serve.queries import checked_version, facts_at, newest_version
+from surgeline.serve.queries import checked_version, facts_at, facts_that_name, newest_version
 
 # Bytes of any form: JSON too, where the file is JSON.
 _FILE: dict[str, Any] = {"*/*": {}}
@@ -67,6 +67,28 @@ def product(request: Request, session: Asked, path: str) -> Response:
             "serve the working folder",
         )
     return product_response(request, session.folder, found)
+
+
+@router.get("/sessions/{session}/artifacts/{sha256}", response_class=Response, responses=_ANSWERS)
+def artifact(request: Request, session: Asked, sha256: Annotated[str, Path(pattern="^[0-9a-f]{64}$")]) -> Response:
+    """The content of a product by its SHA-256, wherever it is: also of one that has been replaced since."""
+
+    def ask(connection: Connection, context: str) -> list[ProductFile]:
+        version, kind = newest_version(connection, context), name_of(Product)
+        places = []
+        for made in map(_product, facts_that_name(connection, context, kind, sha256)):
+            subject = json.dumps([made.path])
+            holding = facts_at(connection, context, version, 0, 1, kind=kind, subject=subject)
+            if made.sha256 == sha256:
+                replaced = made.model_copy(update={"path": f"replaced/{made.version}/{made.path}"})
+                places += [replaced, *(now for now in map(_product, holding) if now.sha256 == sha256)]
+        return places
+
+    places = session.read(ask)
+    there = [place for place in places if session.folder is not None and (session.folder / place.path).is_file()]
+    if session.folder is None or not there:
+        raise Refused(HTTPStatus.NOT_FOUND, f"no product of this session has the SHA-256 {sha256}", "list them")
+    return product_response(request, session.folder, there[0])
 
 
 def _product(fact: Fact) -> ProductFile:

@@ -161,6 +161,16 @@ def facts_at(
     return [_fact(row) for row in connection.execute(query)]
 
 
+def facts_that_name(connection: Connection, context: str, kind: str, text: str) -> list[Fact]:
+    """Every fact of a kind, of whatever version, in whose body a text stands; the newest first."""
+    query = (
+        _facts()
+        .where(facts.c.context == context, facts.c.kind == kind, facts.c.body.contains(text, autoescape=True))
+        .order_by(facts.c.id.desc())
+    )
+    return [_fact(row) for row in connection.execute(query)]
+
+
 def changes_between(
     connection: Connection, context: str, versions: tuple[int, int], number: int, limit: int
 ) -> list[tuple[int, Change]]:

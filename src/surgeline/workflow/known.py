@@ -9,7 +9,7 @@ from surgeline.config import Configuration
 from surgeline.context.store import Context
 from surgeline.paths import SessionPaths, write_text
 from surgeline.workflow.recipe import Recipe
-from surgeline.workflow.staleness import past_of, stale_stages
+from surgeline.workflow.staleness import Past, past_of, stale_stages
 
 
 def open_context(
@@ -45,6 +45,16 @@ def find_stale(
     Raises:
         RecipeError: a stage is named that the recipe does not have.
     """
-    holding = [commit for commit in context.log() if commit.withdrawn_by is None and commit.stage != "rerun"]
-    past = {commit.stage: past_of(commit, context.said_by(commit.version)) for commit in holding}
-    return stale_stages(recipe, needs, past, force, start_from)
+    past: dict[str, Past] = {}
+    said_anew: dict[tuple[str, str], tuple[int, str]] = {}
+    names = {request.name for request in recipe.stages}
+    for commit in context.log():
+        if commit.withdrawn_by is not None:
+            continue
+        said = context.said_by(commit.version)
+        if commit.stage in names or "recipe" in commit.details:
+            past[commit.stage] = past_of(commit, said)
+        else:
+            # Somebody else's word, by hand or by a task of another framework: no recipe takes it back.
+            said_anew |= {(fact.kind, fact.subject): (commit.version, commit.stage) for fact in said}
+    return stale_stages(recipe, needs, past, force, start_from, said_anew)

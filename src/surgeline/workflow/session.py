@@ -124,7 +124,8 @@ class Session:
         except BaseException:
             self._lock.release()
             raise
-        self._finished = set(self.context.stages()) - set(self._stale)
+        names = {request.name for request in recipe.stages}
+        self._finished = names.intersection(self.context.stages()) - set(self._stale)
         self._run = uuid.uuid4().hex
         self._attempts = AttemptWriter(self.context)
         self._record = RunRecord(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from surgeline.context.store import Commit, StoredFact
@@ -21,6 +22,7 @@ class Past:
         asked: the kinds of facts that it asked for.
         said: the kinds of facts that it said.
         read, changed, written: files.
+        facts: the kinds and subjects of the facts that it read.
     """
 
     version: int
@@ -32,6 +34,7 @@ class Past:
     said: frozenset[str] = frozenset()
     read: frozenset[str] = frozenset()
     changed: frozenset[str] = frozenset()
+    facts: frozenset[tuple[str, str]] = frozenset()
     written: frozenset[str] = field(default=frozenset())
 
 
@@ -49,6 +52,7 @@ def past_of(commit: Commit, said: Iterable[StoredFact]) -> Past:
         said=frozenset(fact.kind for fact in said),
         read=frozenset(files.get("read", ())),
         changed=frozenset(files.get("changed", ())),
+        facts=frozenset((kind, subject) for kind, subject, _ in details.get("read", ())),
         written=frozenset(files.get("written", ())),
     )
 
@@ -59,6 +63,7 @@ def stale_stages(
     past: Mapping[str, Past],
     force: Sequence[str] = (),
     start_from: str | None = None,
+    said_anew: Mapping[tuple[str, str], tuple[int, str]] = MappingProxyType({}),
 ) -> dict[str, str]:
     """The finished stages that have to run again, each with the reason.
 
@@ -68,6 +73,7 @@ def stale_stages(
         past: the finished stages.
         force: stages that run again whatever they were.
         start_from: this stage and all after it run again.
+        said_anew: kinds and subjects of facts that others than stages have said, with the version and who it was.
 
     Raises:
         RecipeError: a stage is named that the recipe does not have.
@@ -79,7 +85,10 @@ def stale_stages(
             raise RecipeError(f"the recipe has no stage {name!r}", nearest(name, requests))
     reasons: dict[str, str] = {}
     for name in order:
-        if name in past and (reason := _own_reason(requests[name], past[name], recipe, needs[name])):
+        if name not in past:
+            continue
+        reason = _own_reason(requests[name], past[name], recipe, needs[name]) or _corrected(past[name], said_anew)
+        if reason:
             reasons[name] = reason
     reasons.update({name: "it was asked for" for name in force if name in past})
     if start_from:
@@ -108,6 +117,15 @@ def _own_reason(request: StageRequest, past: Past, recipe: Recipe, needs: tuple[
         return f"the observations were {', '.join(past.vis)}, and are {', '.join(recipe.vis)}"
     if request.needs is not None and past.needs is not None and set(needs) != set(past.needs):
         return f"it needed {', '.join(past.needs) or 'nothing'}, and needs {', '.join(needs) or 'nothing'}"
+    return ""
+
+
+def _corrected(past: Past, said_anew: Mapping[tuple[str, str], tuple[int, str]]) -> str:
+    """Which fact that a stage read has been said anew since, by somebody else; empty when none was."""
+    for kind, subject in sorted(past.facts & said_anew.keys()):
+        version, who = said_anew[kind, subject]
+        if version > past.version:
+            return f"it used {kind} {subject}, which {who!r} has said anew"
     return ""
 
 
