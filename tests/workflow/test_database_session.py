@@ -27,11 +27,17 @@ def plugins(tmp_path: Path) -> str:
 
 
 def start(
-    folder: Path, workdir: Path, url: str, plugins: str, pause: float = 0.0, patience: float = 60
+    folder: Path,
+    workdir: Path,
+    url: str,
+    plugins: str,
+    pause: float = 0.0,
+    patience: float = 60,
+    name: str = "cheap",
 ) -> subprocess.Popen[str]:
     recipe = folder / "cheap.yaml"
     stages = [{"task": "make"}, {"task": "change", "arguments": {"pause": pause}}, {"task": "total"}]
-    recipe.write_text(yaml.safe_dump({"name": "cheap", "stages": stages}))
+    recipe.write_text(yaml.safe_dump({"name": name, "stages": stages}))
     command = [sys.executable, "-m", "surgeline.cli", "run", str(recipe), "--workdir", str(workdir)]
     return subprocess.Popen(
         [*command, "--set", "backend=serial", "--set", f"context.url={url}", "--set", f"context.patience={patience}"],
@@ -60,6 +66,10 @@ def test_one_database_serves_several_sessions(tmp_path: Path, plugins: str, post
             assert {attempt.stage for attempt in read_attempts(context)} == {"make", "change", "total"}
     again = start(tmp_path, workdirs[0], postgresql_url, plugins)
     assert "3 of 3 stages had finished before" in again.communicate()[0]
+    other = start(tmp_path, workdirs[0], postgresql_url, plugins, name="other")
+    output, _ = other.communicate()
+    assert other.returncode == 6
+    assert "already holds a session of another recipe" in output
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,10 +120,16 @@ class Session:
         try:
             self._prepare_folder()
             self.context = open_context(self.paths, self.configuration, partial(self._tell, "notice"))
+        except BaseException:
+            self._lock.release()
+            raise
+        try:
             self._stale = find_stale(self.context, recipe, self._needs, force, start_from)
             check_can_be_undone(self.paths, self.context.log(), self._stale)
-            write_text(self.paths.recipe, recipe.to_yaml())
+            with self._writing():
+                write_text(self.paths.recipe, recipe.to_yaml())
         except BaseException:
+            self.context.close()
             self._lock.release()
             raise
         names = {request.name for request in recipe.stages}
@@ -204,18 +212,26 @@ class Session:
 
     def _prepare_folder(self) -> None:
         paths = self.paths
-        if paths.recipe.is_file() and paths.context.is_file():
+        if paths.recipe.is_file() and (paths.context.is_file() or paths.identifier.is_file()):
             before = recipes.load(str(paths.recipe))
             if before.name != self.recipe.name or (before.vis and not set(before.vis) & set(self.recipe.vis)):
                 raise WorkfolderError(
                     f"{paths.workdir} already holds a session of another recipe or other data",
                     f"go on with that one: surgeline resume --workdir {paths.workdir}; or give another folder",
                 )
-        try:
+        with self._writing():
             paths.make()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say of what cannot be written in the working folder that it is the folder."""
+        try:
+            yield
         except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise disk_full(self.paths.workdir) from error
             raise WorkfolderError(
-                f"the working folder {paths.workdir} cannot be written: {error.strerror}",
+                f"the working folder {self.paths.workdir} cannot be written: {error.strerror}",
                 "give another with --workdir, or change its permissions",
             ) from error
 
