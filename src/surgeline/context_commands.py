@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
@@ -255,6 +255,38 @@ def export(
         else:
             _write_new(output, pieces)
             typer.echo(f"wrote {output}")
+
+
+@app.command()
+def import_pickled(
+    path: Annotated[Path, typer.Argument(help="The file, such as pipeline-20250101T000000.context.")],
+    trusted: Annotated[bool, typer.Option("--trusted", help="You know who made the file, and trust them.")] = False,
+    workdir: Workdir = _WORKDIR,
+) -> None:
+    """Read a context that the existing pipeline pickled. A pickle is a program: read only those that you trust."""
+    from surgeline.context.legacy import read_pickled_context
+    from surgeline.context.store import Context
+    from surgeline.paths import SessionPaths
+    from surgeline.workflow.workfolder import WorkfolderLock
+
+    try:
+        translated = read_pickled_context(path, trusted)
+    except BadInput as error:
+        if trusted:
+            raise
+        way_out = f"if you know who made it, and trust them: surgeline context import-pickled {path} --trusted"
+        raise BadInput(error.message, way_out) from error
+    paths = SessionPaths(workdir.absolute())
+    lock = WorkfolderLock(paths)
+    try:
+        paths.make()
+        with closing(Context(paths.context)) as context:
+            version = context.commit("import-pickled", translated.facts, details={"file": str(path)})
+    finally:
+        lock.release()
+    for left in translated.left:
+        typer.echo(f"left out: {left}")
+    typer.echo(f"{len(translated.facts)} facts are version {version} of the context in {workdir}")
 
 
 @contextmanager

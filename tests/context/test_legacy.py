@@ -18,6 +18,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
+from support import surgeline
 from surgeline import TaskQueue, open_backend
 from surgeline.config import load
 from surgeline.context.legacy import (
@@ -1413,3 +1414,18 @@ def test_what_is_no_context_is_told(tmp_path: Path) -> None:
         read_pickled_context(tmp_path / "none.context", trusted=True)
     with closing(Context(None)) as store, pytest.raises(BadInput, match="cannot be taken for an MS"):
         LegacyContext(store).observing_run.add_measurement_set(field)
+
+
+def test_the_command_that_reads_a_pickled_context_wants_to_be_told_that_it_is_trusted(
+    old: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "session"
+    command = ("context", "import-pickled", old, "--workdir", workdir)
+    refused = surgeline(*command)
+    assert refused.returncode == 2
+    assert "--trusted" in refused.stderr
+    assert not workdir.exists()
+    done = surgeline(*command, "--trusted")
+    assert done.returncode == 0, done.stderr
+    shown = surgeline("context", "show", "Observation", "--workdir", workdir)
+    assert "uid___A002.ms" in shown.stdout
