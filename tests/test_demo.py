@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import yaml
 from astropy.io import fits
 
 from support import RECIPE, ROOT, processes_in, start_surgeline, surgeline, wait_until
-from surgeline.context.records import Decision, FluxDensity, Image
+from surgeline.context.records import Decision, FluxDensity, Image, Observation
 from surgeline.context.store import Context
 
 CUBE = "N5921_2.spw0.cube"
@@ -97,6 +98,16 @@ def test_record_tells_of_every_job(parallel: Path) -> None:
             assert job["peak_memory"] > 1e7 and job["worker"].startswith("worker-") and job["resources"]
     names = {job["worker"] for stage in record["stages"] for job in stage["jobs"]}
     assert names == {"worker-0", "worker-1"}
+
+
+def test_times_are_in_utc_whatever_the_scale_of_the_data(parallel: Path) -> None:
+    context = Context(parallel / "context.db", read_only=True)
+    observation = context.last(Observation)
+    context.close()
+    assert observation is not None
+    # listobs says 09:19:00 (TAI) for the middle of the first integration, when TAI was 29 s ahead of UTC.
+    utc = datetime(1995, 4, 13, 9, 18, 31, tzinfo=UTC)
+    assert abs(observation.start - utc.timestamp()) < 0.01
 
 
 def test_nothing_stray_is_left(parallel: Path) -> None:

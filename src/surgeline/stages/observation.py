@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def read_observation(vis: str, origin: str) -> Observation:
         metadata.open(vis)
         fields = _fields(metadata)
         windows = _spectral_windows(metadata, vis)
-        scans = _scans(metadata)
+        ahead = _ahead_of_utc(vis, float(metadata.timesforscan(int(metadata.scannumbers()[0])).min()))
+        scans = _scans(metadata, ahead)
         antennas = _antennas(metadata)
         names = metadata.observatorynames()
         observers = metadata.observers()
@@ -51,8 +53,8 @@ def read_observation(vis: str, origin: str) -> Observation:
         telescope=names[0] if names else "unknown",
         observer=observers[0] if observers else "",
         project=projects[0] if projects else "",
-        start=min((scan.start for scan in scans), default=unix_time(begin["m0"]["value"] * 86400.0)),
-        end=max((scan.end for scan in scans), default=unix_time(end["m0"]["value"] * 86400.0)),
+        start=min((scan.start for scan in scans), default=unix_time(begin["m0"]["value"] * 86400.0 - ahead)),
+        end=max((scan.end for scan in scans), default=unix_time(end["m0"]["value"] * 86400.0 - ahead)),
         rows=rows,
         size=sum(path.stat().st_size for path in Path(vis).rglob("*") if path.is_file()),
         fields=fields,
@@ -125,7 +127,21 @@ def _correlations(tool: Any, vis: str) -> tuple[str, ...]:
         return tuple(str(name) for name in tool.range(["corr_names"])["corr_names"].ravel())
 
 
-def _scans(metadata: Any) -> tuple[Scan, ...]:
+def _ahead_of_utc(vis: str, seconds: float) -> float:
+    """By how many seconds the time scale of an MS (TAI or UTC) is ahead of UTC, at a time since MJD 0."""
+    from casatools import table
+    from erfa import dat
+
+    main = table()
+    with closing(main):
+        main.open(vis)
+        if main.getcolkeyword("TIME", "MEASINFO")["Ref"] != "TAI":
+            return 0.0
+    date = datetime.fromtimestamp(unix_time(seconds), UTC)
+    return float(dat(date.year, date.month, date.day, 0.0))
+
+
+def _scans(metadata: Any, ahead: float) -> tuple[Scan, ...]:
     found = []
     for number in metadata.scannumbers():
         scan = int(number)
@@ -135,8 +151,8 @@ def _scans(metadata: Any) -> tuple[Scan, ...]:
                 number=scan,
                 fields=tuple(int(field) for field in metadata.fieldsforscan(scan)),
                 spectral_windows=tuple(int(spw) for spw in metadata.spwsforscan(scan)),
-                start=unix_time(times.min()),
-                end=unix_time(times.max()),
+                start=unix_time(times.min() - ahead),
+                end=unix_time(times.max() - ahead),
                 intents=tuple(sorted(metadata.intentsforscan(scan))),
             )
         )
