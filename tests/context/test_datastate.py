@@ -150,6 +150,19 @@ def flag_version_back(vis: Path, inputs: Path) -> None:
     task("flagmanager", mode="restore", versionname="before")(vis, inputs)
 
 
+def imaged(savemodel: str) -> Callable[[Path, Path], None]:
+    """Cleans a small image, and saves its model in one of tclean's two ways."""
+
+    def change(vis: Path, _folder: Path) -> None:
+        from casatasks import tclean
+
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = {"imsize": 64, "cell": "60arcsec", "niter": 5, "savemodel": savemodel}
+            tclean(vis=str(vis), imagename=f"{folder}/image", **arguments)
+
+    return change
+
+
 def shifted(vis: Path, inputs: Path) -> None:
     task("fixvis", outputvis=str(vis), field="TARGET", phasecenter="J2000 14h20m00 20d01m00")(vis, inputs)
 
@@ -167,11 +180,13 @@ CHANGES: dict[str, Callable[[Path, Path], None]] = {
     "initweights again": task("initweights", wtmode="delwtsp"),
     "statwt": task("statwt", datacolumn="data"),
     "fixvis": shifted,
+    "tclean modelcolumn": imaged("modelcolumn"),
+    "tclean virtual": imaged("virtual"),
 }
 
 
 def test_every_task_that_changes_an_ms_is_known() -> None:
-    assert COLUMNS_CHANGED.keys() == _CHANGES_VIS
+    assert COLUMNS_CHANGED.keys() == _CHANGES_VIS | {"tclean"}
     assert columns_changed_by(["setjy", "flagdata"]) == ("FLAG", "FLAG_ROW", "MODEL_DATA")
     assert columns_changed_by([]) == ()
     assert columns_changed_by(["flagdata", "split"]) is None

@@ -117,6 +117,9 @@ def test_a_request_knows_the_files_that_it_reads_writes_and_changes() -> None:
     assert (bring_in.declared.reads, bring_in.declared.writes) == (("my.fits",), ("my.ms",))
     part = JobRequest("split", {"vis": "my.ms", "outputvis": "part.ms"})
     assert (part.declared.reads, part.declared.writes) == (("my.ms",), ("part.ms",))
+    for savemodel, changes in (("none", ()), ("modelcolumn", ("my.ms",)), ("virtual", ("my.ms",))):
+        clean = JobRequest("tclean", {"vis": "my.ms", "imagename": "my", "savemodel": savemodel})
+        assert clean.declared.changes == changes
 
 
 def test_declaring_more_leaves_the_job_itself_as_it_was() -> None:

@@ -46,6 +46,8 @@ COLUMNS_CHANGED: Mapping[str, tuple[str, ...]] = {
     "initweights": _WEIGHTS,
     "setjy": ("MODEL_DATA",),
     "statwt": (*_FLAGS, *_WEIGHTS),
+    # When it saves its model.
+    "tclean": ("MODEL_DATA",),
 }
 
 

@@ -160,8 +160,9 @@ class JobRequest(Job):
         # tclean's `imagename` is a stem of many products; who plans an image declares them.
         ignored = {written} | ({"imagename"} if self.task == "tclean" else set())
         reads = named(name for name in _READ_ARGUMENTS if name not in ignored)
-        # A summary of flags changes none.
-        if self.task in _CHANGES_VIS and self.arguments.get("mode") != "summary":
+        # A summary of flags changes none, and tclean writes no model unless it is told to.
+        saves_model = self.task == "tclean" and self.arguments.get("savemodel", "none") != "none"
+        if saves_model or (self.task in _CHANGES_VIS and self.arguments.get("mode") != "summary"):
             return Declaration(self.task, reads=reads, writes=named((written,)), changes=vis)
         return Declaration(self.task, reads=reads + vis, writes=named((written,)))
 
