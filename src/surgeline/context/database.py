@@ -7,7 +7,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,8 +158,10 @@ class Database:
 
     def _make_ready(self, read_only: bool) -> None:
         with self.engine.connect() as connection:
-            found = _revision(connection)
-            foreign = self.sqlite and not found and inspect(connection).get_table_names()
+            # Looked at once: another process may be making them.
+            tables = inspect(connection).get_table_names()
+            found = _revision(connection, tables)
+            foreign = tables if self.sqlite and not found else []
         if found == REVISION:
             return
         if foreign:
@@ -182,7 +184,7 @@ class Database:
             # Another process may have been faster.
             if not self.sqlite:
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7318349)")
-            found = _revision(connection)
+            found = _revision(connection, inspect(connection).get_table_names())
             if found == REVISION:
                 return
             if found == "":
@@ -200,9 +202,8 @@ def named(where: str | Path | None) -> str:
     return make_url(where).render_as_string() if isinstance(where, str) else str(where)
 
 
-def _revision(connection: Connection) -> str:
+def _revision(connection: Connection, tables: Sequence[str]) -> str:
     """The revision of the tables that there are, or empty when there are none."""
-    tables = inspect(connection).get_table_names()
     if "alembic_version" in tables:
         return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or "")
     # The first version kept no revision.
