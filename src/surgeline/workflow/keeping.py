@@ -29,6 +29,8 @@ class StageData:
         self._stage = stage
         self._number = number
         self._lock = threading.Lock()
+        # The columns that each state of a path keeps; each keeps those of the states before it, too, which jobs
+        # that come later may change again. None for all.
         self._kept: dict[str, list[frozenset[str] | None]] = {}
 
     def jobs_before(self, jobs: Sequence[Job]) -> list[Job]:
@@ -43,8 +45,11 @@ class StageData:
         with self._lock:
             for path, changed in columns.items():
                 kept = self._kept.setdefault(path, [])
-                if None in kept or (changed is not None and any(before >= changed for before in kept if before)):
+                latest = kept[-1] if kept else frozenset()
+                if kept and (latest is None or (changed is not None and latest >= changed)):
                     continue
+                if changed is not None and latest is not None:
+                    changed |= latest
                 kept.append(changed)
                 folder = saved_state(self._stage, self._number, path, len(kept))
                 names = None if changed is None else tuple(sorted(changed))
