@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -76,7 +77,8 @@ class Database:
         if isinstance(where, Path) and where.exists() and not _may_be_written(where):
             read_only = True
         self._turn = threading.RLock()
-        self.engine = _engine(where, read_only)
+        self._header = FileHeader(where) if isinstance(where, Path) else None
+        self.engine = _engine(where, read_only, self._header)
         self.sqlite = self.engine.dialect.name == "sqlite"
         self.patiently(lambda: self._make_ready(read_only))
 
@@ -129,6 +131,8 @@ class Database:
     def close(self) -> None:
         """Let go of all connections."""
         self.engine.dispose()
+        if self._header is not None:
+            self._header.close()
 
     def _tell(self, away: bool, message: str) -> None:
         """Tell that the database is away, or back: once, however many threads wait for it."""
@@ -227,7 +231,7 @@ def _migrate(connection: Connection, found: str, name: str) -> None:
         ) from error
 
 
-def _engine(where: str | Path | None, read_only: bool) -> Engine:
+def _engine(where: str | Path | None, read_only: bool, header: FileHeader | None) -> Engine:
     if where is None:
         return create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
     if isinstance(where, str):
@@ -241,8 +245,8 @@ def _engine(where: str | Path | None, read_only: bool) -> Engine:
                 f"context.url: {error}",
                 "write it like postgresql+psycopg://user@host:5432/database, and pip install 'surgeline[postgres]'",
             ) from error
-    if read_only:
-        return create_engine("sqlite://", creator=lambda: _connect_reader(where), poolclass=NullPool)
+    if read_only and header is not None:
+        return create_engine("sqlite://", creator=partial(_connect_reader, where, header), poolclass=NullPool)
     engine = create_engine(URL.create("sqlite", database=str(where)), connect_args={"timeout": _SQLITE_PATIENCE})
     journal = "DELETE" if _filesystem(where) in _NETWORK_FILESYSTEMS else "WAL"
 
@@ -269,24 +273,46 @@ def _set_journal(connection: sqlite3.Connection, journal: str) -> None:
             return
 
 
-def _connect_reader(path: Path) -> sqlite3.Connection:
+def _connect_reader(path: Path, header: FileHeader) -> sqlite3.Connection:
     """A connection that reads a file; each is for one query, since a session may begin or end meanwhile."""
     options = "mode=ro"
     # Without the log beside it nobody is writing it. Then it is read without making that log: the folder may not be
     # writable, and its owner could not use another's.
-    if _has_log(path) and not Path(f"{path}-wal").exists():
-        options += "&immutable=1"
+    # What is not there, or cannot be read, SQLite itself complains of.
+    with suppress(OSError):
+        if header.has_log() and not Path(f"{path}-wal").exists():
+            options += "&immutable=1"
     return sqlite3.connect(f"file:{quote(str(path))}?{options}", uri=True, timeout=30, check_same_thread=False)
 
 
-def _has_log(path: Path) -> bool:
-    """Whether a file is written by way of a write-ahead log, as its header says."""
-    try:
-        with path.open("rb") as file:
-            return file.read(20)[18:] == b"\x02\x02"
-    except OSError:
-        # SQLite tells why.
-        return False
+class FileHeader:
+    """What a SQLite file says of itself, read through a descriptor that stays open.
+
+    Closing any descriptor of a file gives up all locks that the process has on it, also those that a query in another
+    thread relies on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name a file; it does not have to be there yet."""
+        self._path = path
+        self._opened: tuple[int, int] | None = None
+
+    def close(self) -> None:
+        """Let go of the file; no other query of this process may be reading it."""
+        if self._opened is not None:
+            os.close(self._opened[1])
+            self._opened = None
+
+    def has_log(self) -> bool:
+        """Whether the file is written with a write-ahead log.
+
+        Raises:
+            OSError: it is not there, or cannot be read.
+        """
+        inode = self._path.stat().st_ino
+        if self._opened is None or self._opened[0] != inode:
+            self._opened = (inode, os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
+        return os.pread(self._opened[1], 2, 18) == b"\x02\x02"
 
 
 def _may_be_written(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Protocol, TypeVar
 from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 
-from surgeline.context.database import Database
+from surgeline.context.database import Database, FileHeader
 from surgeline.errors import BadInput, ContextError, SurgelineError
 
 Result = TypeVar("Result")
@@ -53,6 +52,7 @@ class FileStore:
     def __init__(self, path: Path) -> None:
         """Name a store; it does not have to be there yet."""
         self.path = path
+        self._header = FileHeader(path)
         # Of the file of that number, which another one may replace.
         self._opened: tuple[int, Database] | None = None
 
@@ -89,10 +89,9 @@ class FileStore:
     def _state(self) -> tuple[int, ...]:
         """What changes when the file is written while it is read without locks."""
         try:
-            with self.path.open("rb") as file:
-                status, kept_with_log = os.fstat(file.fileno()), file.read(20)[18:] == b"\x02\x02"
-            if not kept_with_log:
+            if not self._header.has_log():
                 return ()
+            status = self.path.stat()
             # Only without the log beside it there are no locks.
             with suppress(FileNotFoundError):
                 return (Path(f"{self.path}-wal").stat().st_ino,)
