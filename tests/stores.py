@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,8 +16,6 @@ from typing import Any
 from surgeline.context.attempts import Attempt, AttemptWriter
 from surgeline.context.records import Command, Decision, Extension, Fact, FluxDensity, subject_of
 from surgeline.context.store import Context
-
-NOBODY = 65534
 
 # Processes are forked from one that has imported what they need, which makes many of them cheap.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -40,19 +37,6 @@ def flux(field: int, value: float) -> FluxDensity:
 def extension(name: str, value: Any) -> Extension:
     """A fact whose subject is a name."""
     return Extension(namespace="tests", name=name, value=value)
-
-
-@contextmanager
-def ordinary_user() -> Iterator[None]:
-    """For root, who may write what nobody may, the rights of somebody else."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @dataclass

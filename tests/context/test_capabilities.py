@@ -27,8 +27,7 @@ from prov.model import ProvDocument
 from pydantic import ValidationError
 
 from serve.serving import API, Server, make_product, serving
-from stores import NOBODY
-from support import ROOT, surgeline, wait_until
+from support import NOBODY, ROOT, surgeline, wait_until
 from surgeline import FunctionCall, TaskQueue, open_backend
 from surgeline.config import load
 from surgeline.context.attempts import read_attempts

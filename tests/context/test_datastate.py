@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from support import ordinary_user
 from surgeline.context.datastate import (
     COLUMNS_CHANGED,
     columns_changed_by,
@@ -26,8 +27,6 @@ from surgeline.context.datastate import (
 from surgeline.errors import BadInput, DataError, SurgelineError, WorkfolderError
 from surgeline.simulate import Simulation, simulate
 from surgeline.work.jobs import _CHANGES_VIS
-
-NOBODY = 65534
 
 
 def looks(path: Path) -> dict[str, object]:
@@ -634,19 +633,6 @@ def test_a_full_disk_under_the_data_is_told_and_space_is_all_that_it_takes(tmp_p
         assert looks(path) == before
 
 
-@contextmanager
-def without_rights() -> Iterator[None]:
-    """Root may write everywhere, so be somebody else for a while."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 @pytest.fixture
 def public(elsewhere: Path) -> Path:
     """A folder that everybody may read, and only its owner write to."""
@@ -659,7 +645,7 @@ def public(elsewhere: Path) -> Path:
 def test_a_folder_that_cannot_be_written_is_told(folder: Path, public: Path) -> None:
     shutil.copytree(folder, public / "data", symlinks=True)
     public.chmod(0o555)
-    with without_rights(), pytest.raises(WorkfolderError, match="Permission denied") as caught:
+    with ordinary_user(), pytest.raises(WorkfolderError, match="Permission denied") as caught:
         save(str(public / "data"), str(public / "state"), None)
     assert str(public / "state") in caught.value.message
 
@@ -673,20 +659,20 @@ def test_what_can_only_be_read_can_be_saved_and_is_left_alone_while_it_is_unchan
         if not place.is_symlink():
             place.chmod(0o555 if place.is_dir() else 0o444)
     before = looks(path)
-    with without_rights():
+    with ordinary_user():
         save(str(path), str(state), None)
         restore(str(state))
     (path / "large").chmod(0o644)
     (path / "large").write_bytes(b"changed")
     public.chmod(0o555)
-    with without_rights(), pytest.raises(WorkfolderError, match="Permission denied") as caught:
+    with ordinary_user(), pytest.raises(WorkfolderError, match="Permission denied") as caught:
         restore(str(state))
     assert f"{path} cannot be put back as it was" in caught.value.message
     for place in (public, path):
         place.chmod(0o755)
     restore(str(state))
     assert looks(path) == before
-    with without_rights():
+    with ordinary_user():
         drop(str(state))
     assert not state.exists()
 

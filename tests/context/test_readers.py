@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from stores import PROCESSES, at_once, commit_until_killed, decision, ordinary_user, pair, read_pairs
+from stores import PROCESSES, at_once, commit_until_killed, decision, pair, read_pairs
+from support import ordinary_user
 from surgeline.context import database
 from surgeline.context.records import Decision
 from surgeline.context.store import Context

@@ -1,24 +1,22 @@
 from __future__ import annotations
 
 import math
-import os
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
+from support import ordinary_user
 from surgeline.context.records import CalibrationTable, Decision, FluxDensity, Image, Roles
 from surgeline.context.store import Context
 from surgeline.errors import WorkfolderError
-
-NOBODY = 65534
 
 
 def decision(what: str, value: str = "yes") -> Decision:
@@ -56,19 +54,6 @@ class Unwritable(Decision):
 def context(tmp_path: Path) -> Iterator[Context]:
     with closing(Context(tmp_path / "context.db")) as opened:
         yield opened
-
-
-@contextmanager
-def ordinary_user() -> Iterator[None]:
-    """For root, who may write what nobody may, the rights of somebody else."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_a_new_context_knows_nothing(context: Context) -> None:
