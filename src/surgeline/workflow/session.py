@@ -6,6 +6,7 @@ import errno
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -134,6 +135,8 @@ class Session:
             raise
         names = {request.name for request in recipe.stages}
         self._finished = names.intersection(self.context.stages()) - set(self._stale)
+        # How often each stage had been committed when the run began; in a run each is at most once more.
+        self._commits: Counter[str] = Counter()
         self._run = uuid.uuid4().hex
         self._attempts = AttemptWriter(self.context)
         self._record = RunRecord(
@@ -257,16 +260,18 @@ class Session:
         """Withdraw what runs again, and undo what it and interrupted attempts changed in place."""
         for stage, reason in self._stale.items():
             self._tell("runs_again", stage, reason)
-        holding = [commit for commit in self.context.log() if commit.withdrawn_by is None]
-        withdrawn = [commit for commit in holding if commit.stage in self._stale]
+        log = self.context.log()
+        withdrawn = [commit for commit in log if commit.withdrawn_by is None and commit.stage in self._stale]
         if withdrawn:
             self.context.commit(
                 "rerun", [], withdrawn=[commit.version for commit in withdrawn], details={"reasons": self._stale}
             )
-        put_back(self.paths, self.context.log(), partial(self._tell, "notice"))
+            log = self.context.log()
+        self._commits = Counter(commit.stage for commit in log)
+        put_back(self.paths, log, partial(self._tell, "notice"))
         set_aside(self.paths, withdrawn)
         if len(self._finished) < len(self.recipe.stages):
-            check_untouched(self.paths, self.context.log())
+            check_untouched(self.paths, log)
 
     def _run_stages(self) -> None:
         waiting = {request.name: request for request in self.recipe.stages if request.name not in self._finished}
@@ -353,8 +358,7 @@ class Session:
     ) -> list[Fact]:
         """Run a stage's batches of jobs on a backend, and its heuristics between them here."""
         submitted: dict[str, float] = {}
-        commits = [commit for commit in self.context.log() if commit.stage == request.name]
-        data = StageData(request.name, len(commits) + 1)
+        data = StageData(request.name, self._commits[request.name] + 1)
 
         def added(ticket: str, job: Job) -> None:
             submitted[ticket] = time.time()
