@@ -249,6 +249,18 @@ class Context:
         """Facts as they are stored."""
         return [StoredFact(*row) for row in self._read(lambda connection: connection.execute(query).all())]
 
+    def subjects(self) -> dict[int, list[tuple[str, str]]]:
+        """The kinds and subjects that each commit spoke of, by its version, without what it said of them."""
+        query = (
+            select(facts.c.version, facts.c.kind, facts.c.subject)
+            .where(facts.c.context == self.identifier)
+            .order_by(facts.c.id)
+        )
+        found: dict[int, list[tuple[str, str]]] = {}
+        for version, kind, subject in self._read(lambda connection: connection.execute(query).all()):
+            found.setdefault(version, []).append((kind, subject))
+        return found
+
     def said_by(self, version: int) -> list[StoredFact]:
         """What one commit said."""
         return self.rows(

@@ -48,13 +48,14 @@ def find_stale(
     past: dict[str, Past] = {}
     said_anew: dict[tuple[str, str], tuple[int, str]] = {}
     names = {request.name for request in recipe.stages}
+    subjects = context.subjects()
     for commit in context.log():
         if commit.withdrawn_by is not None:
             continue
-        said = context.said_by(commit.version)
+        said = subjects.get(commit.version, [])
         if commit.stage in names or "recipe" in commit.details:
             past[commit.stage] = past_of(commit, said)
         else:
             # Somebody else's word, by hand or by a task of another framework: no recipe takes it back.
-            said_anew |= {(fact.kind, fact.subject): (commit.version, commit.stage) for fact in said}
+            said_anew |= dict.fromkeys(said, (commit.version, commit.stage))
     return stale_stages(recipe, needs, past, force, start_from, said_anew)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from surgeline.context.store import Commit, StoredFact
+from surgeline.context.store import Commit
 from surgeline.errors import RecipeError, nearest
 from surgeline.workflow.recipe import Recipe, StageRequest
 
@@ -38,8 +38,8 @@ class Past:
     written: frozenset[str] = field(default=frozenset())
 
 
-def past_of(commit: Commit, said: Iterable[StoredFact]) -> Past:
-    """What a stage's commit records of it."""
+def past_of(commit: Commit, said: Iterable[tuple[str, str]]) -> Past:
+    """What a stage's commit records of it; `said` are the kinds and subjects that it spoke of."""
     details, files = commit.details, commit.details.get("files", {})
     needs, vis = details.get("needs"), details.get("vis")
     return Past(
@@ -49,7 +49,7 @@ def past_of(commit: Commit, said: Iterable[StoredFact]) -> Past:
         needs=None if needs is None else tuple(needs),
         vis=None if vis is None else tuple(vis),
         asked=frozenset(details.get("asked", ())),
-        said=frozenset(fact.kind for fact in said),
+        said=frozenset(kind for kind, _ in said),
         read=frozenset(files.get("read", ())),
         changed=frozenset(files.get("changed", ())),
         facts=frozenset((kind, subject) for kind, subject, _ in details.get("read", ())),
