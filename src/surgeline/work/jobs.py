@@ -43,6 +43,7 @@ class Declaration:
         writes: files that it makes whole.
         changes: files that it changes in place.
         overwrite: remove what there is of `writes` before the job runs, as left by an interrupted attempt.
+        mpi: run it in the client process of an MPI session, which has a server for each of the job's cores.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Declaration:
     writes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     overwrite: bool = False
+    mpi: bool = False
 
 
 # A job that is made without a declaration derives its own.
@@ -83,6 +85,7 @@ class Job:
         writes: Iterable[str] | None = None,
         changes: Iterable[str] | None = None,
         overwrite: bool | None = None,
+        mpi: bool | None = None,
     ) -> Self:
         """A copy of the job that says more of what it needs."""
         old = self.declared
@@ -93,6 +96,7 @@ class Job:
             writes=old.writes if writes is None else tuple(writes),
             changes=old.changes if changes is None else tuple(changes),
             overwrite=old.overwrite if overwrite is None else overwrite,
+            mpi=old.mpi if mpi is None else mpi,
         )
         declaring = copy(self)
         object.__setattr__(declaring, "declared", declared)
@@ -160,11 +164,12 @@ class JobRequest(Job):
         # tclean's `imagename` is a stem of many products; who plans an image declares them.
         ignored = {written} | ({"imagename"} if self.task == "tclean" else set())
         reads = named(name for name in _READ_ARGUMENTS if name not in ignored)
+        mpi = self.task == "tclean" and self.arguments.get("parallel") is True
         # A summary of flags changes none, and tclean writes no model unless it is told to.
         saves_model = self.task == "tclean" and self.arguments.get("savemodel", "none") != "none"
         if saves_model or (self.task in _CHANGES_VIS and self.arguments.get("mode") != "summary"):
-            return Declaration(self.task, reads=reads, writes=named((written,)), changes=vis)
-        return Declaration(self.task, reads=reads + vis, writes=named((written,)))
+            return Declaration(self.task, reads=reads, writes=named((written,)), changes=vis, mpi=mpi)
+        return Declaration(self.task, reads=reads + vis, writes=named((written,)), mpi=mpi)
 
     def _content(self) -> tuple[Any, ...]:
         return (self.task, sorted(self.arguments.items()))

@@ -1,0 +1,339 @@
+"""What backends with workers share: jobs wait in order, and each gets an outcome, whatever becomes of its worker."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+import time
+import traceback
+import uuid
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import cloudpickle
+
+from surgeline.errors import ClusterError
+from surgeline.work.jobs import Job
+from surgeline.work.outcome import Failure, Loss, Outcome
+from surgeline.work.taskqueue import Deliver
+
+# Jobs known to be shorter than this travel several at a time, up to so much work in one bundle.
+_SHORT_JOB_SECONDS = 0.01
+_BUNDLE_SECONDS = 0.05
+OUT_OF_MEMORY = "out of memory"
+WORKER_DIED = "worker died"
+# Jobs that are not urgent wait until nothing has happened for so long: the next stage may be about to begin.
+_LEISURE_SECONDS = 0.1
+# Tells the collector, instead of a bundle's key, that there is a worker more, or work that is not urgent.
+LOOK = ""
+
+
+@dataclass
+class Pending:
+    """A job whose outcome has not been delivered yet."""
+
+    ticket: str
+    job: Job
+    pickled: bytes
+    deliver: Deliver
+    losses: list[Loss] = field(default_factory=list)
+    cancelled: bool = False
+
+
+@dataclass
+class Bundle:
+    """The jobs that go to a worker at once: one, or several short ones.
+
+    Attributes:
+        jobs: what is on its way.
+        places: how many workers' places it takes.
+        handle: what the backend knows it by.
+    """
+
+    jobs: list[Pending]
+    places: int = 1
+    handle: Any = None
+
+
+class Dispatcher(ABC):
+    """Jobs wait here, in the order added, and there are never more on their way than living workers.
+
+    So a worker's death is blamed on the job that it ran, and on no other. A job whose worker died is run again, as
+    often as configured; then it fails, and the failure says how the workers died.
+    """
+
+    workers: int
+
+    def __init__(self, retries: int, lost: Callable[[str, Loss], None] | None) -> None:
+        """Prepare to dispatch.
+
+        Args:
+            retries: how often a job is tried again when its worker died.
+            lost: called with a job's name and its Loss when a worker dies running it.
+        """
+        self._retries = retries
+        self._lost = lost
+        self.environments: dict[str, Mapping[str, Any]] = {}
+        self._lock = threading.RLock()
+        self._nothing_sent = threading.Condition(self._lock)
+        self._waiting: deque[Pending] = deque()
+        self._leisure: deque[Pending] = deque()
+        self._sent: dict[str, Bundle] = {}
+        self._mean_seconds: dict[str, float] = {}
+        self._news: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._held = 0
+        self._closed = False
+        self._collector = threading.Thread(target=self._collect, name="collect-results", daemon=True)
+
+    @abstractmethod
+    def _living(self) -> int:
+        """How many workers there are at this moment."""
+
+    @abstractmethod
+    def _start(self, key: str, bundle: Bundle) -> None:
+        """Send a bundle to a worker; its key is to come in as news when it has ended. The lock is held."""
+
+    @abstractmethod
+    def _receive(self, bundle: Bundle) -> None:
+        """Deliver what came of a bundle that has ended."""
+
+    @abstractmethod
+    def _run_everywhere(self, pickled: bytes) -> Sequence[bytes]:
+        """Run a job once on each worker while nothing else runs; the outcomes, pickled."""
+
+    def _places(self, job: Job) -> int:
+        """How many workers' places a job takes."""
+        return 1
+
+    def submit(self, job: Job, deliver: Deliver, urgent: bool = True) -> str:
+        """Queue a job.
+
+        Jobs that are not urgent are sent to workers for which there is no urgent one.
+
+        Raises:
+            ClusterError: the job cannot be pickled, or the workers were stopped.
+        """
+        pickled = _pickled(job)
+        ticket = uuid.uuid4().hex
+        with self._lock:
+            self._check_open(job)
+            (self._waiting if urgent else self._leisure).append(Pending(ticket, job, pickled, deliver))
+            self._feed()
+        if not urgent:
+            self._news.put(LOOK)
+        return ticket
+
+    def exec_everywhere(self, job: Job) -> list[Outcome]:
+        """Run a job once on every worker that there is, after the jobs on their way and before those that wait.
+
+        Workers that come later have not run it.
+
+        Raises:
+            ClusterError: the job cannot be pickled, or the workers were stopped.
+        """
+        pickled = _pickled(job)
+        with self._idle():
+            self._check_open(job)
+            outcomes: list[Outcome] = [cloudpickle.loads(result) for result in self._run_everywhere(pickled)]
+        return [replace(outcome, job=job.declared.name, call=str(job)) for outcome in outcomes]
+
+    def running(self, ticket: str) -> bool:
+        """Whether a worker has been given the job."""
+        with self._lock:
+            return any(pending.ticket == ticket for bundle in self._sent.values() for pending in bundle.jobs)
+
+    @contextmanager
+    def _idle(self) -> Iterator[None]:
+        """A block in which no worker has a job."""
+        with self._lock:
+            self._held += 1
+            self._nothing_sent.wait_for(lambda: not self._sent or self._closed)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held -= 1
+                self._feed()
+
+    def _check_open(self, job: Job) -> None:
+        if self._closed:
+            raise ClusterError(f"{job.declared.name} came after its workers were stopped", "open a backend anew")
+
+    def _withdraw(self, named: set[str]) -> dict[str, Bundle]:
+        """Drop those jobs of these tickets that wait, and return the bundles on their way that hold others."""
+        with self._lock:
+            dropped = []
+            for jobs in (self._waiting, self._leisure):
+                dropped += [pending for pending in jobs if pending.ticket in named]
+                kept = [pending for pending in jobs if pending.ticket not in named]
+                jobs.clear()
+                jobs.extend(kept)
+            concerned = {
+                key: bundle
+                for key, bundle in self._sent.items()
+                if any(pending.ticket in named for pending in bundle.jobs)
+            }
+            for bundle in concerned.values():
+                for pending in bundle.jobs:
+                    pending.cancelled = pending.ticket in named
+        for pending in dropped:
+            self._deliver_failure(pending, Failure("cancelled", "it was cancelled before it began"))
+        return concerned
+
+    def _stop_collecting(self) -> None:
+        """Deliver what has ended, and tell of the other jobs that they were cancelled."""
+        with self._lock:
+            self._closed = True
+            self._nothing_sent.notify_all()
+        self._news.put(None)
+        if self._collector.ident is not None:
+            self._collector.join(timeout=30)
+
+    def _feed(self) -> None:
+        """Send waiting jobs to free workers; called with the lock held."""
+        while self._waiting and self._fits(self._waiting[0]):
+            self._send(self._next_bundle())
+
+    def _feed_at_leisure(self) -> None:
+        """Send jobs that are not urgent to workers for which there is no urgent one; called with the lock held."""
+        while not self._waiting and self._leisure and self._fits(self._leisure[0]):
+            self._send([self._leisure.popleft()])
+
+    def _fits(self, pending: Pending) -> bool:
+        living = self._living()
+        taken = sum(bundle.places for bundle in self._sent.values())
+        return not self._held and taken + min(self._places(pending.job), max(living, 1)) <= living
+
+    def _send(self, jobs: list[Pending]) -> None:
+        key = f"{jobs[0].job.declared.name}-{uuid.uuid4().hex}"
+        bundle = Bundle(jobs, min(self._places(jobs[0].job), self._living()))
+        self._sent[key] = bundle
+        self._start(key, bundle)
+
+    def _next_bundle(self) -> list[Pending]:
+        jobs = [self._waiting.popleft()]
+        name = jobs[0].job.declared.name
+        seconds = self._mean_seconds.get(name, _SHORT_JOB_SECONDS)
+        # Those that go together die together, and which of them was the cause shows when they are tried again.
+        if seconds < _SHORT_JOB_SECONDS and self._retries > 0 and not jobs[0].losses and not jobs[0].job.declared.mpi:
+            fair_share = len(self._waiting) // (2 * self.workers)
+            most = min(fair_share, int(_BUNDLE_SECONDS / max(seconds, 1e-4)))
+            while len(jobs) < most and self._waiting[0].job.declared.name == name and not self._waiting[0].losses:
+                jobs.append(self._waiting.popleft())
+        return jobs
+
+    # What follows runs in the collector's thread.
+
+    def _collect(self) -> None:
+        """Deliver the outcomes of each bundle that ends, until the backend is closed."""
+        while (key := self._next_news()) is not None:
+            with self._lock:
+                bundle = self._sent.get(key)
+            if bundle is not None:
+                self._receive(bundle)
+            # Only now: the worker's next job could take the result of this one with it.
+            with self._lock:
+                self._sent.pop(key, None)
+                if not self._sent:
+                    self._nothing_sent.notify_all()
+                self._feed()
+        with self._lock:
+            left = [
+                *self._waiting,
+                *self._leisure,
+                *(pending for bundle in self._sent.values() for pending in bundle.jobs),
+            ]
+            self._waiting.clear()
+            self._leisure.clear()
+            self._sent.clear()
+        for pending in left:
+            self._deliver_failure(pending, Failure("cancelled", "the workers were stopped before it ended"))
+
+    def _next_news(self) -> str | None:
+        """Wait for what happens next; while nothing does, have work done that is not urgent."""
+        while True:
+            try:
+                return self._news.get(timeout=_LEISURE_SECONDS if self._leisure else None)
+            except queue.Empty:
+                with self._lock:
+                    self._feed_at_leisure()
+
+    def _deliver_results(self, bundle: Bundle, results: Sequence[bytes]) -> None:
+        for pending, result in zip(bundle.jobs, results, strict=True):
+            self._deliver_result(pending, result)
+
+    def _deliver_result(self, pending: Pending, result: bytes) -> None:
+        name, call = pending.job.declared.name, str(pending.job)
+        try:
+            outcome: Outcome = cloudpickle.loads(result)
+        except Exception as error:  # noqa: BLE001 - unpickling runs code of the value's own
+            message = f"its value cannot be unpickled here: {type(error).__name__}: {error}"
+            self._deliver_failure(pending, Failure("unpicklable", message, traceback.format_exc()))
+            return
+        if outcome.failure is not None and outcome.failure.kind == WORKER_DIED:
+            # The worker lives; the MPI session that it had started for the job does not.
+            self._after_death([pending], outcome.worker, outcome.failure.message)
+            return
+        seconds = outcome.ended - outcome.started
+        self._mean_seconds[name] = 0.5 * (self._mean_seconds.get(name, seconds) + seconds)
+        pending.deliver(replace(outcome, job=name, call=call, losses=tuple(pending.losses)))
+
+    def _after_death(self, jobs: Iterable[Pending], worker: str, how: str) -> None:
+        """Run a dead worker's jobs again, or fail those that were retried often enough."""
+        again = []
+        for pending in jobs:
+            if pending.cancelled:
+                self._deliver_failure(pending, Failure("cancelled", "it was cancelled"))
+                continue
+            loss = Loss(worker, how, time.time())
+            pending.losses.append(loss)
+            if self._lost is not None:
+                self._lost(pending.job.declared.name, loss)
+            if len(pending.losses) > self._retries:
+                kind = OUT_OF_MEMORY if how.startswith(OUT_OF_MEMORY) else WORKER_DIED
+                number = len(pending.losses)
+                which = f"{number} workers died running it, the last one: " if number > 1 else "its worker died: "
+                self._deliver_failure(pending, Failure(kind, which + how))
+            else:
+                again.append(pending)
+        self._put_first(again)
+
+    def _put_first(self, jobs: list[Pending]) -> None:
+        """Have jobs run again, before all others; what they have written so far is in their way."""
+        for pending in jobs:
+            pending.pickled = cloudpickle.dumps(pending.job.declare(overwrite=True))
+        with self._lock:
+            self._waiting.extendleft(reversed(jobs))
+
+    def _deliver_failure(self, pending: Pending, failure: Failure) -> None:
+        if pending.cancelled:
+            failure = Failure("cancelled", "it was cancelled")
+        now = time.time()
+        losses = tuple(pending.losses)
+        job = pending.job
+        pending.deliver(Outcome(job.declared.name, str(job), failure=failure, started=now, ended=now, losses=losses))
+
+
+def _pickled(job: Job) -> bytes:
+    try:
+        pickled: bytes = cloudpickle.dumps(job)
+    except Exception as error:
+        raise ClusterError(
+            f"{job.declared.name} cannot travel to a worker: {error}",
+            "its function and arguments have to pickle; open files, locks and tools inside the job instead",
+        ) from error
+    return pickled
+
+
+def described_exit(exitcode: int | None) -> str:
+    """How a process ended, in words; a signal is a negative exit code, as `subprocess` has it."""
+    if exitcode is None:
+        return "its process ended"
+    if exitcode >= 0:
+        return f"its process ended with exit code {exitcode}"
+    return f"killed by signal {-exitcode} ({signal.Signals(-exitcode).name})"
