@@ -15,9 +15,12 @@ import typer
 
 from surgeline.context_commands import app as context_app
 from surgeline.errors import BadInput, Interrupted, SurgelineError
+from surgeline.parallel.mpinotes import find_supervisor, tell_begun, tell_ending
 
 if TYPE_CHECKING:
     from surgeline.config import Configuration
+    from surgeline.work.jobs import Job
+    from surgeline.work.taskqueue import Backend
     from surgeline.workflow.session import Observer, Session
 
 EXIT_CODES = """Exit codes: 0 done; 1 an error of Surgeline itself; 2 wrong command line or argument;
@@ -119,6 +122,37 @@ def plan(
     loaded = recipes.load(recipe, tuple(_absolute(name) for name in vis or ()))
     planned = plan_session(loaded, workdir, _configuration(workdir, overrides), tuple(force or ()), start_from)
     Console(soft_wrap=True).print(planned, markup=False)
+
+
+@app.command()
+def mpirun(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="-- COMMAND", help="run or resume, with what belongs to it, after --.")
+    ],
+    ranks: Annotated[
+        int | None, typer.Option("-n", help="Processes; unless given, a server for each core and the session.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the command line, and start nothing.")] = False,
+) -> None:
+    """Run a session as an MPI job, and start it again when mpirun took it down: surgeline mpirun -n 5 -- run ..."""
+    import shlex
+    from functools import partial
+
+    from surgeline.parallel.mpirun import command, find_launcher
+    from surgeline.parallel.supervisor import supervise
+    from surgeline.work.allowance import allowance
+
+    configuration = _configuration_of_session(arguments)
+    settings = configuration.settings
+    launcher = find_launcher(settings.mpi.mpirun)
+    ranks = ranks if ranks is not None else max(1, allowance().cores // settings.worker.threads) + 1
+    program = [sys.executable, "-m", "surgeline.cli"]
+    if show:
+        line = command(launcher, ranks, [*program, *arguments], os.environ, root=os.geteuid() == 0)
+        typer.echo(shlex.join(line))
+        return
+    say = partial(typer.echo, err=True)
+    raise typer.Exit(supervise(launcher, ranks, program, arguments, settings.mpi.restarts, say))
 
 
 @app.command()
@@ -233,21 +267,26 @@ def config_init(
 
 def main() -> NoReturn:
     """The console script: runs a command, and turns errors into one clear message and an exit code."""
+    if _begins_session(sys.argv[1:]):
+        from surgeline.parallel.mpiserver import serve_if_server
+
+        serve_if_server()
+    find_supervisor()
     debug = "--debug" in sys.argv
     try:
-        app(standalone_mode=False)
-        code = 0
-    except typer.Exit as done:
-        code = done.exit_code
+        # The exit code of a command that raises typer.Exit; commands return nothing.
+        code = app(standalone_mode=False) or 0
     except typer.Abort:
         code = Interrupted.exit_code
     except SurgelineError as error:
         if debug:
+            tell_ending(1)
             raise
         _complain(str(error))
         code = error.exit_code
     except Exception as error:
         if debug:
+            tell_ending(1)
             raise
         if hasattr(error, "format_message"):  # a wrong command line, told by click
             _complain(f"{error.format_message()}\n  see: surgeline --help")
@@ -259,8 +298,14 @@ def main() -> NoReturn:
             code = 1
     sys.stdout.flush()
     sys.stderr.flush()
+    tell_ending(code)
     # A CASA call that a signal left running in a thread cannot be stopped; it must not hold up the exit.
     os._exit(code)
+
+
+def _begins_session(arguments: list[str]) -> bool:
+    """Whether a command line is of a session, which the servers of an MPI session then serve."""
+    return next((argument for argument in arguments if not argument.startswith("-")), "") in ("run", "resume")
 
 
 def _run(make: Callable[[Observer], Session]) -> None:
@@ -268,9 +313,19 @@ def _run(make: Callable[[Observer], Session]) -> None:
 
     from surgeline.workflow.progress import Progress
 
+    class TellingProgress(Progress):
+        """Tells `surgeline mpirun`, too, that the session has begun.
+
+        It has when the first job goes to its backend: what runs again has been withdrawn by then, and servers are up.
+        """
+
+        def job_added(self, stage: str, ticket: str, job: Job, backend: Backend) -> None:
+            tell_begun()
+            super().job_added(stage, ticket, job, backend)
+
     console = Console(highlight=False)
     with _signals_interrupt():
-        with Progress(console) as progress:
+        with TellingProgress(console) as progress:
             session = make(progress)
             try:
                 session.run()
@@ -312,6 +367,16 @@ class _Stopped(BaseException):
         error = Interrupted(f"{self}; what had finished is kept", "go on with: surgeline resume")
         error.exit_code = 128 + self.number  # type: ignore[misc]  # as shells have it
         return error
+
+
+def _configuration_of_session(arguments: list[str]) -> Configuration:
+    """The configuration of the session that a command line is for; what is wrong with the line is told at once."""
+    name, *rest = [argument for argument in arguments if argument != "--debug"]
+    if name not in ("run", "resume"):
+        raise BadInput(f"mpirun starts sessions, and {name!r} is none", "surgeline mpirun -- run …, or -- resume …")
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    parsed = commands[name].make_context(name, rest).params
+    return _configuration(parsed["workdir"], parsed["overrides"])
 
 
 def _configuration(workdir: Path, overrides: list[str] | None) -> Configuration:

@@ -59,6 +59,19 @@ class DaskSettings(_Section):
     retries: NonNegativeInt = 2
 
 
+class MpiSettings(_Section):
+    """MPI sessions: the one that this process is the client of, and nested ones."""
+
+    mpirun: str | None = None
+    servers: PositiveInt | Literal["auto"] = "auto"
+    dask_beside: bool = False
+    start_timeout: PositiveFloat = 120
+    server_timeout: PositiveFloat = 60
+    retries: NonNegativeInt = 2
+    restarts: NonNegativeInt = 2
+    idle_seconds: NonNegativeFloat = 60
+
+
 class ClusterSettings(BaseModel):
     """One named cluster; keys beyond `type` and `n_workers` belong to its type."""
 
@@ -92,8 +105,9 @@ class ContextSettings(_Section):
 class Settings(_Section):
     """The whole configuration, validated."""
 
-    backend: Literal["auto", "dask", "serial"] = "auto"
+    backend: Literal["auto", "dask", "mpi", "serial"] = "auto"
     dask: DaskSettings = Field(default_factory=DaskSettings)
+    mpi: MpiSettings = Field(default_factory=MpiSettings)
     clusters: dict[str, ClusterSettings] = Field(default_factory=dict)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     session: SessionSettings = Field(default_factory=SessionSettings)

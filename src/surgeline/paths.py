@@ -74,6 +74,26 @@ def casa_log(folder: Path, worker: str) -> Path:
     return folder / f"casa-{safe_name(worker)}.log"
 
 
+def mpi_notes(logs: Path) -> Path:
+    """Where the servers of an MPI session leave notes of deaths, and large parcels."""
+    return logs / "mpi"
+
+
+def nested_folder(logs: Path, name: str) -> Path:
+    """Where a nested MPI session and the process that started it leave files for each other."""
+    return logs / f"mpi-{name}"
+
+
+def server_note(notes: Path, rank: int) -> Path:
+    """Where a server's keeper says how it died."""
+    return notes / f"server-{rank}.json"
+
+
+def server_end_request(notes: Path, rank: int) -> Path:
+    """What asks a server's keeper to end it."""
+    return notes / f"end-{rank}"
+
+
 def dataset(name: str) -> str:
     """A MeasurementSet of the session, relative to the working folder."""
     return f"data/{name}"

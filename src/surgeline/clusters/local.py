@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from surgeline.config import Configuration
 from surgeline.errors import ConfigError
+from surgeline.work.allowance import allowance
 from surgeline.work.casaprocess import thread_environment
 from surgeline.work.resources import parse_bytes
 
 
 @dataclass(frozen=True)
 class LocalPlan:
-    """What a local cluster is started with: a pure function of the configuration and the machine.
+    """What a local cluster is started with: a pure function of the configuration and of what this process may use.
 
     Attributes:
         workers: worker processes; each runs one job at a time.
@@ -40,16 +42,17 @@ def plan(configuration: Configuration, name: str) -> LocalPlan:
     Raises:
         ConfigError: worker.memory is no amount of memory.
     """
-    from dask.system import CPU_COUNT
-    from distributed.system import MEMORY_LIMIT
-
+    allowed = allowance()
     settings = configuration.settings
     cluster = settings.clusters[name]
     asked = cluster.n_workers if cluster.n_workers is not None else settings.dask.n_workers
-    workers = max(1, CPU_COUNT // settings.worker.threads) if asked == "auto" else asked
+    workers = max(1, allowed.cores // settings.worker.threads) if asked == "auto" else asked
     memory = settings.worker.memory
     try:
-        limit = MEMORY_LIMIT // workers if memory == "auto" else parse_bytes(memory)
+        if memory == "auto":
+            limit = allowed.memory // workers if allowed.memory else None
+        else:
+            limit = parse_bytes(memory)
     except ValueError as error:
         origin = next(value.origin for value in configuration.values if value.key == ("worker", "memory"))
         raise ConfigError(f"{origin}: worker.memory: {error}", "or write auto, or null for no limit") from error
@@ -62,8 +65,15 @@ def plan(configuration: Configuration, name: str) -> LocalPlan:
     )
 
 
-def start(asked: LocalPlan, worker_class: type[Any], scratch: Path) -> Any:
-    """Start the scheduler in this process and the workers as its children."""
+def start(asked: LocalPlan, worker_class: type[Any], scratch: Path, preloads: Sequence[str] = ()) -> Any:
+    """Start the scheduler in this process and the workers as its children.
+
+    Args:
+        asked: how many workers, and what each may use.
+        worker_class: the nanny that starts each worker and watches over it.
+        scratch: where workers keep their own files.
+        preloads: modules that each worker, and each that replaces one, loads before it is given anything.
+    """
     import dask
     from distributed import LocalCluster
     from distributed.deploy.cluster import Cluster
@@ -77,7 +87,9 @@ def start(asked: LocalPlan, worker_class: type[Any], scratch: Path) -> Any:
         def _update_worker_status(self, op: str, msg: Any) -> None:
             Cluster._update_worker_status(self, op, msg)
 
+    of_user = dask.config.get("distributed.worker.preload")
     options = {
+        "distributed.worker.preload": [*preloads, *([of_user] if isinstance(of_user, str) else of_user)],
         # The backend itself runs jobs again, with the record of how each worker died.
         "distributed.scheduler.allowed-failures": 0,
         # Dask cannot free what CASA's C++ holds, so it must not pause or spill; the nanny watches real memory.

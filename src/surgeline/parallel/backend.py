@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from surgeline.clusters import local
 from surgeline.config import Configuration, load
+from surgeline.errors import ClusterError
+from surgeline.parallel.environment import Role, role
 from surgeline.paths import casa_log
 from surgeline.work.casaprocess import CasaProcess
 from surgeline.work.outcome import Loss
@@ -14,15 +18,157 @@ from surgeline.work.surroundings import Ask
 from surgeline.work.taskqueue import Backend
 
 
-def choose(configuration: Configuration, cluster: str | None = None) -> tuple[str, str]:
-    """Say which backend jobs for a cluster go through, and why."""
+def choose(configuration: Configuration, cluster: str | None = None, asked: str | None = None) -> tuple[str, str]:
+    """Say which backend jobs go through, and why.
+
+    Args:
+        configuration: the user's configuration.
+        cluster: the named cluster that is asked for, if one is.
+        asked: the backend that a stage asks for, if it does.
+
+    Raises:
+        ClusterError: that backend cannot be started by a process such as this one.
+    """
     settings = configuration.settings
+    found = role()
+    configured = settings.backend if settings.backend != "auto" else None
+    wanted = asked or configured
+    if found in (Role.MPI_SERVER, Role.DASK_WORKER):
+        if wanted in ("dask", "mpi"):
+            raise ClusterError(
+                f"this process is a {found}: it runs jobs, and starts no workers of its own (backend: {wanted})",
+                "give the jobs to the task queue of the session's own process",
+            )
+        return "serial", f"this process is a {found}, which starts no workers of its own"
+    if wanted == "mpi" and found is not Role.MPI_CLIENT:
+        raise ClusterError(
+            "backend mpi needs an MPI session, and this process was not started by mpirun",
+            "start it by: surgeline mpirun -n 4 -- run …; or leave `backend: mpi` out",
+        )
+    if wanted is not None:
+        return wanted, f"the {'stage' if asked else 'configuration'} says backend: {wanted}"
+    if found is Role.MPI_CLIENT:
+        if cluster is not None:
+            return "dask", f"the stage names the cluster {cluster!r}"
+        if settings.mpi.dask_beside:
+            return "dask", "the configuration says mpi.dask_beside"
+        return "mpi", "this process is the client of an MPI session"
     name = cluster or settings.dask.cluster
-    if settings.backend != "auto":
-        return settings.backend, f"the configuration says backend: {settings.backend}"
     if settings.clusters[name].type == "local" and local.plan(configuration, name).workers == 1:
         return "serial", "one local worker would gain nothing"
     return "dask", f"cluster {name!r} has several workers"
+
+
+class Backends:
+    """The backends of one session: each is opened when it is first asked for, and all are closed together.
+
+    In an MPI session, jobs that need MPI go to its servers, whichever backend runs the others.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        folder: Path,
+        logs: Path,
+        lost: Callable[[str, Loss], None] | None = None,
+        ask: Ask | None = None,
+        starting: Callable[[str], None] | None = None,
+    ) -> None:
+        """Prepare; nothing is started.
+
+        Args:
+            configuration: the whole configuration.
+            folder: the current directory of jobs.
+            logs: where CASA and workers log.
+            lost: called with a job's name and its Loss when a worker dies running it.
+            ask: answers jobs that ask for facts of the session's context; called in threads of its own.
+            starting: called with a description of the workers that are about to be started.
+        """
+        self._configuration = configuration
+        self._folder = folder
+        self._logs = logs
+        self._lost = lost
+        self._ask = ask
+        self._starting = starting or (lambda _: None)
+        self._opening = threading.Lock()
+        self._opened: dict[str, Backend] = {}
+        self._closed = False
+
+    def get(self, cluster: str | None = None, asked: str | None = None) -> Backend:
+        """The backend for jobs of a cluster, started if need be; see `choose`.
+
+        Raises:
+            ClusterError: the workers could not be started.
+        """
+        with self._opening:
+            if self._closed:
+                raise ClusterError("the session is stopping", "")
+            kind, _ = choose(self._configuration, cluster, asked)
+            mpi = self._get("mpi", self._open_mpi) if role() is Role.MPI_CLIENT else None
+            if kind == "mpi":
+                assert mpi is not None
+                return mpi
+            if kind == "serial":
+                others = self._get("serial", self._open_serial)
+            else:
+                name = cluster or self._configuration.settings.dask.cluster
+                others = self._get(f"dask {name}", lambda: self._open_dask(name))
+            if mpi is None:
+                return others
+            from surgeline.parallel.beside import MpiBeside
+
+            return MpiBeside(others, mpi)
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are in all."""
+        return sum(backend.workers for backend in self._opened.values())
+
+    def close(self) -> None:
+        """Stop all workers."""
+        self.refuse()
+        for backend in self._opened.values():
+            backend.close()
+        self._opened.clear()
+
+    def refuse(self) -> None:
+        """Start nothing any more."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _get(self, key: str, start: Callable[[], Backend]) -> Backend:
+        if key not in self._opened:
+            self._opened[key] = start()
+        return self._opened[key]
+
+    def _open_serial(self) -> Backend:
+        from surgeline.parallel.casampi_session import nested_settings
+        from surgeline.parallel.serial import SerialBackend
+
+        self._starting("this process")
+        settings = self._configuration.settings
+        log = casa_log(self._logs, "session")
+        process = CasaProcess(self._folder, log, settings.casaconfig, settings.worker.threads)
+        cores = local.plan(self._configuration, settings.dask.cluster).workers
+        return SerialBackend(process, self._ask, nested_settings(self._configuration, cores))
+
+    def _open_dask(self, name: str) -> Backend:
+        from surgeline.parallel.daskhelpers import DaskBackend
+
+        if self._configuration.settings.clusters[name].type == "local":
+            self._starting(str(local.plan(self._configuration, name)))
+        return DaskBackend(self._configuration, name, self._folder, self._logs, self._lost, self._ask)
+
+    def _open_mpi(self) -> Backend:
+        from surgeline.parallel.mpihelpers import MpiBackend
+
+        self._starting("the servers of the MPI session")
+        return MpiBackend(self._configuration, self._folder, self._logs, self._lost, self._ask)
 
 
 def open_backend(
@@ -33,7 +179,7 @@ def open_backend(
     lost: Callable[[str, Loss], None] | None = None,
     ask: Ask | None = None,
 ) -> Backend:
-    """Start a backend: the workers of a cluster, or this process alone.
+    """Start a backend: the workers of a cluster, the servers of an MPI session, or this process alone.
 
     Args:
         configuration: the user's configuration unless given.
@@ -46,17 +192,6 @@ def open_backend(
     Raises:
         ClusterError: the workers could not be started.
     """
-    configuration = configuration or load()
     folder = (folder or Path.cwd()).resolve()
-    logs = logs or folder / "logs"
-    kind, _ = choose(configuration, cluster)
-    if kind == "serial":
-        from surgeline.parallel.serial import SerialBackend
-
-        settings = configuration.settings
-        return SerialBackend(
-            CasaProcess(folder, casa_log(logs, "session"), settings.casaconfig, settings.worker.threads), ask
-        )
-    from surgeline.parallel.daskhelpers import DaskBackend
-
-    return DaskBackend(configuration, cluster or configuration.settings.dask.cluster, folder, logs, lost, ask)
+    backends = Backends(configuration or load(), folder, logs or folder / "logs", lost, ask)
+    return backends.get(cluster)

@@ -16,8 +16,12 @@ import psutil
 from surgeline.clusters import local
 from surgeline.config import Configuration
 from surgeline.errors import ClusterError
+from surgeline.parallel import workerpreload
+from surgeline.parallel.casampi_session import nested_settings, servers_asked
 from surgeline.parallel.dispatch import LOOK, OUT_OF_MEMORY, Bundle, Dispatcher, described_exit
+from surgeline.parallel.environment import without_mpi
 from surgeline.work.execution import execute_pickled
+from surgeline.work.jobs import Job
 from surgeline.work.outcome import Failure, Loss
 from surgeline.work.surroundings import Ask
 
@@ -76,6 +80,8 @@ class DaskBackend(Dispatcher):
         self.workers = asked.workers
         super().__init__(settings.dask.retries, lost)
         self._memory = asked.memory
+        self._nested = nested_settings(configuration, asked.workers)
+        self._latest_nested = ""
         self._alive: set[str] = set()
         self._deaths: dict[str, str] = {}
         self._death_news = threading.Condition()
@@ -84,7 +90,8 @@ class DaskBackend(Dispatcher):
         # Dask's own log is for those who debug Dask; what matters of it is told in outcomes.
         logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
         try:
-            self._cluster = local.start(asked, TellingNanny, Path(self._scratch.name))
+            with without_mpi():
+                self._cluster = local.start(asked, TellingNanny, Path(self._scratch.name), [workerpreload.__name__])
         except Exception as error:
             self._scratch.cleanup()
             raise ClusterError(
@@ -98,7 +105,9 @@ class DaskBackend(Dispatcher):
             self._client.subscribe_topic("worker-restart-memory", self._hear_of_memory)
             self._client.subscribe_topic(READY_TOPIC, self._hear_of_worker)
             self._client.subscribe_topic("all", self._hear_of_departure)
-            self._client.register_plugin(CasaWorker(folder, logs, dict(settings.casaconfig), asked.threads))
+            self._client.register_plugin(
+                CasaWorker(folder, logs, dict(settings.casaconfig), asked.threads, asked.memory, self._nested)
+            )
             self._client.wait_for_workers(1, timeout=settings.dask.start_timeout)
             self._alive.update(self._client.scheduler_info(n_workers=-1)["workers"])
         except TimeoutError as error:
@@ -145,11 +154,26 @@ class DaskBackend(Dispatcher):
     def _living(self) -> int:
         return len(self._alive)
 
-    def _start(self, key: str, bundle: Bundle) -> None:
+    def _start(self, bundle: Bundle) -> None:
         pickled = [pending.pickled for pending in bundle.jobs]
-        # pure=False: jobs have side effects, so equal ones are not the same one.
-        bundle.handle = self._client.submit(_run_on_worker, pickled, key=key, pure=False)
+        if bundle.jobs[0].job.declared.mpi:
+            # An MPI session that is idle there saves the next one's start.
+            near = [self._latest_nested] if self._latest_nested in self._alive else None
+            bundle.handle = self._client.submit(
+                _run_nested_on_worker,
+                pickled,
+                key=bundle.key,
+                pure=False,
+                workers=near,
+                allow_other_workers=near is not None,
+            )
+        else:
+            # pure=False: jobs have side effects, so equal ones are not the same one.
+            bundle.handle = self._client.submit(_run_on_worker, pickled, key=bundle.key, pure=False)
         bundle.handle.add_done_callback(lambda done: self._news.put(done.key))
+
+    def _places(self, job: Job) -> int:
+        return servers_asked(job, self._nested) if job.declared.mpi else 1
 
     def _run_everywhere(self, pickled: bytes) -> Sequence[bytes]:
         found = self._client.run(_run_directly, pickled, workers=sorted(self._alive))
@@ -186,7 +210,7 @@ class DaskBackend(Dispatcher):
         from distributed import KilledWorker
 
         try:
-            results = bundle.handle.result()
+            worker, results = bundle.handle.result()
         except KilledWorker as error:
             self._alive.discard(error.last_worker.address)
             worker = error.last_worker.address
@@ -201,6 +225,8 @@ class DaskBackend(Dispatcher):
             for pending in bundle.jobs:
                 self._deliver_failure(pending, Failure("exception", f"it could not be run: {error!r}"))
         else:
+            if bundle.jobs[0].job.declared.mpi:
+                self._latest_nested = worker
             self._deliver_results(bundle, results)
         bundle.handle.release()
 
@@ -210,13 +236,24 @@ class DaskBackend(Dispatcher):
             return self._deaths.get(worker, "its connection broke")
 
 
-def _run_on_worker(pickled_jobs: list[bytes]) -> list[bytes]:
+def _run_on_worker(pickled_jobs: list[bytes]) -> tuple[str, list[bytes]]:
     from distributed import get_worker
 
     from surgeline.parallel.workerprocess import CasaWorker
 
-    surroundings = get_worker().plugins[CasaWorker.name].surroundings
-    return [execute_pickled(pickled, surroundings) for pickled in pickled_jobs]
+    worker = get_worker()
+    surroundings = worker.plugins[CasaWorker.name].surroundings
+    return worker.address, [execute_pickled(pickled, surroundings) for pickled in pickled_jobs]
+
+
+def _run_nested_on_worker(pickled_jobs: list[bytes]) -> tuple[str, list[bytes]]:
+    from distributed import get_worker
+
+    from surgeline.parallel.workerprocess import CasaWorker
+
+    worker = get_worker()
+    plugin = worker.plugins[CasaWorker.name]
+    return worker.address, [plugin.nested.execute_pickled(pickled, plugin.surroundings) for pickled in pickled_jobs]
 
 
 def _run_directly(pickled: bytes, dask_worker: Any) -> bytes:

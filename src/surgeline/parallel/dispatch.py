@@ -50,11 +50,13 @@ class Bundle:
     """The jobs that go to a worker at once: one, or several short ones.
 
     Attributes:
+        key: its name among the bundles on their way.
         jobs: what is on its way.
         places: how many workers' places it takes.
         handle: what the backend knows it by.
     """
 
+    key: str
     jobs: list[Pending]
     places: int = 1
     handle: Any = None
@@ -95,8 +97,8 @@ class Dispatcher(ABC):
         """How many workers there are at this moment."""
 
     @abstractmethod
-    def _start(self, key: str, bundle: Bundle) -> None:
-        """Send a bundle to a worker; its key is to come in as news when it has ended. The lock is held."""
+    def _start(self, bundle: Bundle) -> None:
+        """Send a bundle to a worker; its key has to come in as news when it has ended. The lock is held."""
 
     @abstractmethod
     def _receive(self, bundle: Bundle) -> None:
@@ -109,6 +111,10 @@ class Dispatcher(ABC):
     def _places(self, job: Job) -> int:
         """How many workers' places a job takes."""
         return 1
+
+    def _hopeless(self) -> str | None:
+        """Why there will never be a worker again, or None."""
+        return None
 
     def submit(self, job: Job, deliver: Deliver, urgent: bool = True) -> str:
         """Queue a job.
@@ -124,7 +130,7 @@ class Dispatcher(ABC):
             self._check_open(job)
             (self._waiting if urgent else self._leisure).append(Pending(ticket, job, pickled, deliver))
             self._feed()
-        if not urgent:
+        if not urgent or self._hopeless():
             self._news.put(LOOK)
         return ticket
 
@@ -211,9 +217,9 @@ class Dispatcher(ABC):
 
     def _send(self, jobs: list[Pending]) -> None:
         key = f"{jobs[0].job.declared.name}-{uuid.uuid4().hex}"
-        bundle = Bundle(jobs, min(self._places(jobs[0].job), self._living()))
+        bundle = Bundle(key, jobs, min(self._places(jobs[0].job), self._living()))
         self._sent[key] = bundle
-        self._start(key, bundle)
+        self._start(bundle)
 
     def _next_bundle(self) -> list[Pending]:
         jobs = [self._waiting.popleft()]
@@ -242,6 +248,11 @@ class Dispatcher(ABC):
                 if not self._sent:
                     self._nothing_sent.notify_all()
                 self._feed()
+            if why := self._hopeless():
+                self._fail_all(Failure(WORKER_DIED, why))
+        self._fail_all(Failure("cancelled", "the workers were stopped before it ended"))
+
+    def _fail_all(self, failure: Failure) -> None:
         with self._lock:
             left = [
                 *self._waiting,
@@ -252,7 +263,7 @@ class Dispatcher(ABC):
             self._leisure.clear()
             self._sent.clear()
         for pending in left:
-            self._deliver_failure(pending, Failure("cancelled", "the workers were stopped before it ended"))
+            self._deliver_failure(pending, failure)
 
     def _next_news(self) -> str | None:
         """Wait for what happens next; while nothing does, have work done that is not urgent."""
@@ -269,6 +280,9 @@ class Dispatcher(ABC):
 
     def _deliver_result(self, pending: Pending, result: bytes) -> None:
         name, call = pending.job.declared.name, str(pending.job)
+        if pending.cancelled:
+            self._deliver_failure(pending, Failure("cancelled", "it was cancelled"))
+            return
         try:
             outcome: Outcome = cloudpickle.loads(result)
         except Exception as error:  # noqa: BLE001 - unpickling runs code of the value's own

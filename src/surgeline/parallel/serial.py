@@ -8,9 +8,14 @@ import uuid
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from time import time
 
+import cloudpickle
+
 from surgeline.errors import ClusterError
+from surgeline.parallel.casampi_session import NestedSessions, NestedSettings
+from surgeline.parallel.mpiserver import SetUp
 from surgeline.work.casaprocess import CasaProcess, errors_to
 from surgeline.work.execution import execute
 from surgeline.work.jobs import Job
@@ -25,8 +30,29 @@ class SerialBackend:
     name = "serial"
     workers = 1
 
-    def __init__(self, process: CasaProcess, ask: Ask | None = None) -> None:
+    def __init__(self, process: CasaProcess, ask: Ask | None, nested: NestedSettings) -> None:
+        """Prepare this process.
+
+        Args:
+            process: how it runs CASA.
+            ask: answers jobs that ask for facts of the session's context.
+            nested: how MPI sessions are started for jobs that need one.
+        """
         process.prepare()
+        set_up = SetUp(
+            process.folder,
+            process.log_file.parent,
+            process.log_file.parent,
+            process.casaconfig,
+            process.threads,
+            memory=None,
+            asking=ask is not None,
+            client_host="",
+            client_process=0,
+            own_cubes=False,
+            prefix="session-",
+        )
+        self._nested = NestedSessions(nested, set_up)
         self._surroundings = Surroundings("session", ask)
         self.environments = {self._surroundings.environment_id: self._surroundings.environment}
         self._quiet = errors_to(process.log_file.with_suffix(".out"))
@@ -56,7 +82,7 @@ class SerialBackend:
         before = Path.cwd()
         os.chdir(self._folder)
         try:
-            outcome = execute(job, self._surroundings)
+            outcome = self._execute(job)
         finally:
             os.chdir(before)
             with self._lock:
@@ -65,6 +91,18 @@ class SerialBackend:
                 self._waiting.pop(ticket, None)
         if not abandoned:
             deliver(outcome)
+
+    def _execute(self, job: Job) -> Outcome:
+        if not job.declared.mpi:
+            return execute(job, self._surroundings)
+        outcome: Outcome = cloudpickle.loads(self._nested.execute_pickled(cloudpickle.dumps(job), self._surroundings))
+        return outcome
+
+    def exec_everywhere(self, job: Job) -> list[Outcome]:
+        """Run a job in this process, which is the only worker."""
+        ended: SimpleQueue[Outcome] = SimpleQueue()
+        self.submit(job, ended.put)
+        return [ended.get()]
 
     @staticmethod
     def _tell_cancelled(done: Future[None], job: Job, deliver: Deliver) -> None:
@@ -88,6 +126,7 @@ class SerialBackend:
         for future in futures:
             future.cancel()
         if running is not None:
+            self._nested.stop_running()
             _, job, deliver = running
             deliver(_cancelled(job, "it was left to itself: CASA cannot be stopped inside this process"))
 
@@ -96,6 +135,7 @@ class SerialBackend:
         with self._lock:
             self._closed = True
         self._thread.shutdown(wait=not self._abandoned, cancel_futures=True)
+        self._nested.close()
         self._quiet.__exit__(None, None, None)
 
 

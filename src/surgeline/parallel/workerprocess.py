@@ -19,6 +19,8 @@ from typing import Any
 from distributed import Nanny, Status, Worker, WorkerPlugin
 from distributed.utils import sync
 
+from surgeline.parallel.casampi_session import NestedSessions, NestedSettings
+from surgeline.parallel.mpiserver import SetUp
 from surgeline.paths import casa_log, safe_name
 from surgeline.work.casaprocess import CasaProcess
 from surgeline.work.surroundings import Answer, Ask, FactQuery, Surroundings
@@ -50,7 +52,10 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
     logs: Path
     casaconfig: Mapping[str, Any]
     threads: int
+    memory: int | None
+    nested_settings: NestedSettings
     surroundings: Surroundings = field(init=False)
+    nested: NestedSessions = field(init=False)
     name = "surgeline-casa-worker"
 
     def setup(self, worker: Worker) -> None:
@@ -67,6 +72,20 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
         # Once, and before any job: two threads that import parts of casatasks at once lock each other out.
         import_module("casatasks")
         self.surroundings = Surroundings(name, partial(_ask_scheduler, worker))
+        set_up = SetUp(
+            self.folder,
+            self.logs,
+            self.logs,
+            self.casaconfig,
+            self.threads,
+            self.memory,
+            asking=True,
+            client_host="",
+            client_process=0,
+            own_cubes=False,
+            prefix=f"{safe_name(name)}-",
+        )
+        self.nested = NestedSessions(self.nested_settings, set_up)
         # The scheduler knows a worker well before it gives it jobs.
         worker.log_event(
             READY_TOPIC,
@@ -79,6 +98,7 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
 
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the worker is to end: at once, since CASA takes a second to unload itself."""
+        self.nested.close(kill=True)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

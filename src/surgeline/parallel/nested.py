@@ -1,0 +1,83 @@
+"""The program that ranks of a nested MPI session run: `python -m surgeline.parallel.nested FOLDER`."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import sys
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from surgeline.parallel.mpiserver import serve_if_server
+from surgeline.parallel.parcel import write_bytes
+from surgeline.work.surroundings import Answer, FactQuery, Surroundings
+
+_POLLING_SECONDS = 0.005
+
+
+def main() -> NoReturn:
+    """Serve as a server; as the client, run the jobs that the parent process tells of, until its input ends."""
+    serve_if_server()
+    folder = Path(sys.argv[1])
+    numbers: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    busy = threading.Event()
+    threading.Thread(target=_read_input, args=(numbers, busy), daemon=True).start()
+
+    from surgeline.parallel.servers import Servers, client_introduction
+    from surgeline.paths import casa_log
+    from surgeline.work.casaprocess import CasaProcess
+    from surgeline.work.execution import execute_pickled
+
+    set_up, settings = pickle.loads((folder / "plan.pickle").read_bytes())
+    host, process = client_introduction()
+    asking = set_up.asking
+    set_up = replace(set_up, asking=False, client_host=host, client_process=process)
+    name = f"{set_up.prefix}client"
+    CasaProcess(set_up.folder, casa_log(set_up.logs, name), set_up.casaconfig, set_up.threads).prepare()
+    servers = Servers(
+        set_up, settings.start_timeout, settings.server_timeout, lambda _: None, lambda *_: None, ask=None
+    )
+    os.chdir(set_up.folder)
+    surroundings = Surroundings(name, partial(_ask, folder) if asking else None)
+    (folder / "ready").touch()
+    while (number := numbers.get()) is not None:
+        busy.set()
+        result = execute_pickled((folder / f"job-{number}.pickle").read_bytes(), surroundings)
+        if servers.lost:
+            how = "; ".join(f"server {rank}: {how}" for rank, how in sorted(servers.lost.items()))
+            (folder / "died").write_text(how)
+        write_bytes(folder / f"outcome-{number}.pickle", result)
+        busy.clear()
+    servers.stop()
+    os._exit(0)
+
+
+def _read_input(numbers: queue.SimpleQueue[int | None], busy: threading.Event) -> None:
+    for line in sys.stdin:
+        numbers.put(int(line))
+    if busy.is_set():
+        # The parent died: nobody wants what runs here any more. mpirun then ends the servers.
+        os._exit(1)
+    numbers.put(None)
+
+
+def _ask(folder: Path, query: FactQuery) -> Answer:
+    """Ask the session by way of the parent process."""
+    write_bytes(folder / "question.pickle", pickle.dumps(query))
+    answer = folder / "answer.pickle"
+    while not answer.exists():
+        time.sleep(_POLLING_SECONDS)
+    found: Answer | Exception = pickle.loads(answer.read_bytes())
+    answer.unlink()
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,338 @@
+"""The servers of this process's MPI session, as its client sees them: casampi's commands, health, and the end."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import psutil
+
+from surgeline.errors import ClusterError, SurgelineError
+from surgeline.parallel.environment import Role, role
+from surgeline.parallel.mpichannel import Channel, join, open_channel
+from surgeline.parallel.mpiserver import Introduction, SetUp
+from surgeline.parallel.parcel import discard, pack, unpack
+from surgeline.paths import server_end_request, server_note
+from surgeline.work.surroundings import Ask
+
+# Between looks for responses: at once after the last one, then less and less often.
+_QUICK_SECONDS = 0.001
+_SLOW_SECONDS = 0.02
+_LOOK_FOR_DEAD_SECONDS = 0.2
+# How long a server that did not answer may take to be ended by its keeper.
+_END_SECONDS = 20.0
+_STOP_SECONDS = 20.0
+# casampi looks at a request a moment after it has put the response there; those of long ago are dropped.
+_KEPT_REQUESTS = 1000
+_RUN = "surgeline_server.run(surgeline_jobs)"
+_SET_UP = "from surgeline.parallel.mpiserver import Server\nsurgeline_server = Server(surgeline_set_up)"
+
+
+class Servers:
+    """The servers of an MPI session, for the one client that opens them, once in its process.
+
+    Attributes:
+        living: the servers that there are, by rank.
+        lost: how the others died, by rank.
+    """
+
+    def __init__(
+        self,
+        set_up: SetUp,
+        start_timeout: float,
+        server_timeout: float,
+        answered: Callable[[int], None],
+        died: Callable[[int, int | None], None],
+        ask: Ask | None,
+    ) -> None:
+        """Start casampi's services and set every server up.
+
+        Args:
+            set_up: what servers are told.
+            start_timeout: seconds to wait for them.
+            server_timeout: seconds without a sign of life after which a server is ended.
+            answered: called with the number of a request that has been answered.
+            died: called with a server's rank when it died, and the number of the request that it had, if any.
+            ask: answers jobs' questions for facts.
+
+        Raises:
+            ClusterError: this process is no client of an MPI session, or a server did not start.
+        """
+        check_client()
+        shutil.rmtree(set_up.notes, ignore_errors=True)
+        set_up.notes.mkdir(parents=True)
+        self._notes = set_up.notes
+        self._answered = answered
+        self._died = died
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._running: dict[int, int] = {}
+        self._old: deque[int] = deque()
+        self._told_to_end: dict[int, float] = {}
+        self.lost: dict[int, str] = {}
+        self._ending = threading.Event()
+        self._work = threading.Event()
+        join(server_timeout)
+        self._commands, self._monitor = _within(start_timeout, _start_casampi, set_up.logs)
+        self._requests: dict[int, dict[str, Any]] = self._commands.get_command_request_list()
+        self._responses: dict[int, dict[str, Any]] = self._commands.get_command_response_list()
+        self.living: dict[int, Introduction] = _within(start_timeout, self._set_up, set_up)
+        self._answers = ThreadPoolExecutor(1, thread_name_prefix="answer-servers")
+        self._watcher = threading.Thread(target=self._watch, name="watch-servers", daemon=True)
+        self._watcher.start()
+
+    def _set_up(self, set_up: SetUp) -> Mapping[int, Introduction]:
+        ranks = sorted(self._monitor.get_server_status())
+        asked = self._commands.push_command_request(_SET_UP, False, ranks, {"surgeline_set_up": set_up})
+        self._channel = open_channel()
+        _check(self._commands.get_command_response(asked, True))
+        asked = self._commands.push_command_request("surgeline_server.introduction", False, ranks)
+        found = _check(self._commands.get_command_response(asked, True))
+        return {introduction.rank: introduction for introduction in found}
+
+    def push(self, rank: int, jobs: list[bytes]) -> int:
+        """Send pickled jobs to an idle server; returns the request's number.
+
+        Raises:
+            OSError: they are large, and the file for them cannot be written.
+        """
+        parcel = pack(cloudpickle.dumps(jobs), self._notes)
+        with self._lock:
+            numbers = self._commands.push_command_request(_RUN, False, rank, {"surgeline_jobs": parcel})
+            number = int(numbers[0])
+            self._running[number] = rank
+        self._work.set()
+        return number
+
+    def results(self, number: int) -> list[bytes]:
+        """The pickled outcomes of a request that was answered, once.
+
+        Raises:
+            ClusterError: casampi could not deliver the request or its answer.
+        """
+        response = self._responses[number]
+        try:
+            [parcel] = _check([response])
+            results: list[bytes] = cloudpickle.loads(unpack(parcel))
+        finally:
+            self._forget(number)
+        return results
+
+    def discard_results(self, number: int) -> None:
+        """Drop what came of a request that nobody waits for any more."""
+        parcel = self._responses[number].get("ret")
+        if parcel is not None:
+            discard(parcel)
+        self._forget(number)
+
+    def everywhere(self, job: bytes) -> list[bytes]:
+        """Run a pickled job on every living server, all of them idle; the pickled outcomes.
+
+        Raises:
+            ClusterError: casampi could not deliver it.
+        """
+        ranks = sorted(self.living)
+        asked = self._commands.push_command_request(_RUN, False, ranks, {"surgeline_jobs": cloudpickle.dumps([job])})
+        found = _check(self._commands.get_command_response(asked, True))
+        return [result for parcel in found for result in cloudpickle.loads(unpack(parcel))]
+
+    def stop(self, finalize: bool = True) -> None:
+        """End the servers and MPI in this process; where that cannot be, all end together with this process.
+
+        Args:
+            finalize: whether this process has no MPI call under way.
+        """
+        self._ending.set()
+        self._work.set()
+        self._watcher.join(timeout=_STOP_SECONDS)
+        self._answers.shutdown(wait=False, cancel_futures=True)
+        # MPI cannot be finalised when a rank is gone: mpirun ends the others when this process has ended.
+        atexit.unregister(self._commands.stop_services)
+        communicator = import_module("casampi.private.MPICommunicator").MPICommunicator()
+        communicator.set_finalize_mpi_environment(False)
+        if finalize and not self.lost:
+            stopping = threading.Thread(target=self._commands.stop_services, args=(True,), daemon=True)
+            stopping.start()
+            stopping.join(timeout=_STOP_SECONDS)
+        shutil.rmtree(self._notes, ignore_errors=True)
+
+    def _forget(self, number: int) -> None:
+        self._responses[number].update(ret=None, parameters=None)
+        self._requests[number].update(parameters=None)
+        self._old.append(number)
+        if len(self._old) > _KEPT_REQUESTS:
+            oldest = self._old.popleft()
+            self._responses.pop(oldest, None)
+            self._requests.pop(oldest, None)
+
+    # What follows runs in the watcher's thread.
+
+    def _watch(self) -> None:
+        pause = _SLOW_SECONDS
+        next_look = 0.0
+        while not self._ending.is_set():
+            if self._take_responses() or self._take_questions():
+                pause = _QUICK_SECONDS
+            else:
+                pause = min(1.1 * pause, _SLOW_SECONDS)
+            if time.monotonic() >= next_look:
+                self._look_for_dead()
+                next_look = time.monotonic() + _LOOK_FOR_DEAD_SECONDS
+            if self._running:
+                time.sleep(pause)
+            else:
+                self._work.clear()
+                if not self._running and self._work.wait(_LOOK_FOR_DEAD_SECONDS):
+                    pause = _QUICK_SECONDS
+
+    def _take_responses(self) -> bool:
+        with self._lock:
+            answered = [number for number in self._running if number in self._responses]
+            for number in answered:
+                del self._running[number]
+        for number in answered:
+            self._answered(number)
+        return bool(answered)
+
+    def _take_questions(self) -> bool:
+        if self._ask is None:
+            return False
+        asked = list(self._channel.questions())
+        for rank, query in asked:
+            self._answers.submit(_answer, self._channel, rank, self._ask, query)
+        return bool(asked)
+
+    def _look_for_dead(self) -> None:
+        for rank, server in list(self.living.items()):
+            note = server_note(self._notes, rank)
+            if note.exists():
+                self._bury(rank, json.loads(note.read_text())["how"])
+            elif server.host == socket.gethostname() and not psutil.pid_exists(server.keeper):
+                self._bury(rank, "the process that kept it was killed")
+            elif rank in self._told_to_end:
+                if time.monotonic() > self._told_to_end[rank] + _END_SECONDS:
+                    self._bury(rank, "it did not answer, and could not be ended")
+            elif self._monitor.get_server_status_keyword(rank, "timeout"):
+                server_end_request(self._notes, rank).touch()
+                self._told_to_end[rank] = time.monotonic()
+
+    def _bury(self, rank: int, how: str) -> None:
+        # casampi itself then gives up what it waits for from that server, and sends it nothing more.
+        self._monitor.set_server_status_keyword(rank, "timeout", True)
+        with self._lock:
+            self.living.pop(rank)
+            self.lost[rank] = how
+            numbers = [number for number, owner in self._running.items() if owner == rank]
+            for number in numbers:
+                del self._running[number]
+                # casampi would otherwise look for its response for ever.
+                self._responses[number] = {"status": "timeout", "successful": False, "ret": None}
+        self._died(rank, numbers[0] if numbers else None)
+
+
+def check_client() -> None:
+    """Check that this process may open an MPI session.
+
+    Raises:
+        ClusterError: it is a server or a Dask worker, or was not started by mpirun.
+    """
+    found = role()
+    if found is Role.MPI_CLIENT:
+        return
+    if found is Role.PLAIN:
+        raise ClusterError(
+            "backend mpi needs an MPI session, and this process was not started by mpirun",
+            "start it by: surgeline mpirun -n 4 -- run …; or leave `backend: mpi` out",
+        )
+    raise ClusterError(
+        f"this process is a {found} of a session: it runs jobs, and starts no MPI session",
+        "give the jobs to the task queue of the session's own process",
+    )
+
+
+def _start_casampi(logs: Path) -> tuple[Any, Any]:
+    # casampi's client half of it: the communicators that the servers make at the same moment.
+    import_module("casampi.private.start_mpi")
+    commands = import_module("casampi.MPICommandClient").MPICommandClient()
+    commands.set_log_mode("unified")
+    commands.start_services()
+    imager = import_module("casatasks.private.imagerhelpers.parallel_imager_helper")
+    imager.time = _QuickLooks()  # type: ignore[attr-defined]
+    return commands, import_module("casampi.private.MPIMonitorClient").MPIMonitorClient()
+
+
+class _QuickLooks:
+    """Stands for the module `time` in CASA's parallel imager, which looks once a second whether a step is done.
+
+    Some fifteen steps of an image would take as many seconds, however small it is.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def sleep(self, _: float) -> None:
+        time.sleep(_SLOW_SECONDS)
+
+
+def _within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call what may never return, and give it up after a while."""
+    done: list[Any] = []
+    failed: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            done.append(function(*arguments))
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=call, name="start-servers", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failed:
+        raise failed[0]
+    if not done:
+        raise ClusterError(
+            f"the servers of the MPI session did not all start within {seconds:g} s",
+            "see the messages of mpirun above; on a busy machine raise mpi.start_timeout",
+        )
+    return done[0]
+
+
+def _check(responses: list[dict[str, Any]]) -> list[Any]:
+    """The values of casampi's responses.
+
+    Raises:
+        ClusterError: one was not successful.
+    """
+    for response in responses:
+        if not response["successful"]:
+            raise ClusterError(
+                f"casampi could not run a command on server {response.get('server')}: "
+                f"{str(response.get('traceback')).strip().splitlines()[-1]}",
+                "see its log, casa-server-N.log and .out",
+            )
+    return [response["ret"] for response in responses]
+
+
+def _answer(channel: Channel, rank: int, ask: Ask, query: Any) -> None:
+    try:
+        channel.answer(rank, ask(query))
+    except SurgelineError as error:
+        channel.answer(rank, error)
+
+
+def client_introduction() -> tuple[str, int]:
+    """Where this process runs, for those who watch it."""
+    return socket.gethostname(), os.getpid()
