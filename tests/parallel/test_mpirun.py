@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from support import surgeline
 from surgeline.errors import BadInput, ClusterError
 from surgeline.parallel.environment import clean_environment
 from surgeline.parallel.mpirun import Launcher, command, find_launcher, version_told
-from surgeline.parallel.mpiwords import cause_told
+from surgeline.parallel.mpiwords import MpirunWords, cause_told
+from surgeline.work.allowance import allowance
 
 FOUR = Launcher(Path("/usr/bin/mpirun"), (4, 1, 4))
 FIVE = Launcher(Path("/opt/env/bin/mpirun"), (5, 0, 11))
@@ -159,6 +161,31 @@ def test_the_words_of_open_mpi_4_and_5_tell_which_rank_ended_a_job(words: str, c
     assert cause_told(f"{FRAME}{words}{FRAME}") == cause
 
 
+def test_what_ranks_write_passes_whole_and_in_order() -> None:
+    lines = b"a\n" + FRAME.encode() + b"".join(b"%d\n" % number for number in range(200)) + b"b\nunfinished"
+    for size in (1, 7, 4096):
+        heard = BytesIO()
+        words = MpirunWords(heard)
+        for start in range(0, len(lines), size):
+            words.hear(lines[start : start + size])
+        words.finish()
+        assert heard.getvalue() == lines
+
+
+def test_what_mpirun_says_of_an_end_is_held_back_and_all_else_is_not() -> None:
+    noticed = "mpirun noticed that process rank 1 with PID 0 on node n exited on signal 9 (Killed).\n"
+    end = f"{FRAME}{noticed}{FRAME}".encode()
+    slots = f"{FRAME}There are not enough slots\navailable in the system:\n\n  true\n{FRAME}".encode()
+    heard = BytesIO()
+    words = MpirunWords(heard)
+    words.hear(b"before\n" + end + b"between\n" + slots + b"after\n")
+    words.finish()
+    assert heard.getvalue() == b"before\nbetween\n" + slots + b"after\n"
+    assert words.cause() == "rank 1 on n was killed by SIGKILL"
+    words.show_held_back()
+    assert heard.getvalue().endswith(b"after\n" + end)
+
+
 def test_the_command_line_can_be_shown_without_starting_it(tmp_path: Path) -> None:
     mpirun = stand_in(tmp_path, "mpirun (Open MPI) 4.1.4")
     session = ("run", "calimage", "--vis", "a b.ms", "--set", f"mpi.mpirun={mpirun}")
@@ -169,6 +196,11 @@ def test_the_command_line_can_be_shown_without_starting_it(tmp_path: Path) -> No
         f"{sys.executable} -m surgeline.cli run calimage --vis 'a b.ms' --set mpi.mpirun={mpirun}\n"
     )
     assert " -x OMP_NUM_THREADS " in shown.stdout
+
+
+def test_unless_told_otherwise_there_is_a_server_for_each_core(tmp_path: Path) -> None:
+    shown = surgeline("mpirun", "--show", "--", "resume", "--set", f"mpi.mpirun={stand_in(tmp_path)}")
+    assert f" -n {allowance().cores + 1} " in shown.stdout
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,13 @@ os._exit(0)
 @each_mpirun
 def test_a_session_that_mpirun_took_down_goes_on(tmp_path: Path, mpirun: str) -> None:
     body = """
+def end(*_):
+    tell_ending(143)
+    os._exit(143)
+
 if rank == 0:
+    # mpirun tells the client to stop, which may have the time to do so in order.
+    signal.signal(signal.SIGTERM, end)
     tell_begun()
     log(f"begun {sys.argv[1:]}")
     if first_time:
@@ -242,7 +248,8 @@ Path(f"stopped-{rank}").touch()
     assert len(errors.splitlines()) == 1
 
 
-def test_ctrl_c_on_a_terminal_reaches_the_client_once(tmp_path: Path) -> None:
+@each_mpirun
+def test_ctrl_c_on_a_terminal_reaches_the_client_once(tmp_path: Path, mpirun: str) -> None:
     body = """
 log_signals()
 if rank == 0:
@@ -260,7 +267,7 @@ hang()
         fcntl.ioctl(its_end, termios.TIOCSCTTY, 0)
 
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), its_end)
-    supervised = Supervised(tmp_path, MPIRUNS[0], body, "run", preexec_fn=control_terminal, **streams)
+    supervised = Supervised(tmp_path, mpirun, body, "run", preexec_fn=control_terminal, **streams)
     supervised.wait_for_log("0 begun")
     os.write(terminal, b"\x03")
     supervised.wait_for_log("0 SIGINT")

@@ -24,6 +24,7 @@ from surgeline.parallel.environment import Role, clean_environment, role
 from surgeline.parallel.mpirun import command, find_launcher
 from surgeline.parallel.mpiserver import SetUp
 from surgeline.parallel.mpiwords import cause_told
+from surgeline.parallel.nested import END, Parent
 from surgeline.parallel.parcel import write_bytes
 from surgeline.paths import nested_folder
 from surgeline.work.allowance import allowance
@@ -174,7 +175,8 @@ class _Session:
         self._jobs = 0
         self._folder = nested_folder(set_up.logs, f"{socket.gethostname()}-{os.getpid()}-{time.monotonic_ns()}")
         self._folder.mkdir(parents=True)
-        plan = (replace(set_up, notes=self._folder / "notes"), settings)
+        parent = Parent(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+        plan = (replace(set_up, notes=self._folder / "notes"), settings, parent)
         (self._folder / "plan.pickle").write_bytes(pickle.dumps(plan))
         program = [sys.executable, "-m", "surgeline.parallel.nested", str(self._folder)]
         environment = clean_environment(os.environ)
@@ -245,10 +247,11 @@ class _Session:
         return result
 
     def end(self) -> None:
-        """End the session in order: its client hears the end of its input. It is killed when it does not end."""
+        """End the session in order: its client hears that this is all. It is killed when it does not end."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.close()
+            self._process.stdin.write(END.encode())
+            self._process.stdin.flush()
             self._process.wait(_END_SECONDS)
         except (BrokenPipeError, subprocess.TimeoutExpired):
             pass

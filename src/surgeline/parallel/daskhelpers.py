@@ -27,6 +27,8 @@ from surgeline.work.surroundings import Ask
 
 # How long the news of how a worker died may take to follow the news that it did.
 _DEATH_NEWS_SECONDS = 3.0
+# How long a nanny may take to replace a worker.
+_REPLACEMENT_SECONDS = 60.0
 
 
 class DaskBackend(Dispatcher):
@@ -176,7 +178,10 @@ class DaskBackend(Dispatcher):
         return servers_asked(job, self._nested) if job.declared.mpi else 1
 
     def _run_everywhere(self, pickled: bytes) -> Sequence[bytes]:
-        found = self._client.run(_run_directly, pickled, workers=sorted(self._alive))
+        # One that is being replaced is waited for.
+        with suppress(TimeoutError):
+            self._client.wait_for_workers(self.workers, timeout=_REPLACEMENT_SECONDS)
+        found = self._client.run(_run_directly, pickled)
         return [found[address] for address in sorted(found)]
 
     # The next four are called from Dask's event loop: they must not wait for Dask.

@@ -13,6 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -221,7 +222,9 @@ class _Keeper:
             # Before the session knows its servers it cannot do without one: then mpirun is to end it all.
             os._exit(code if code >= 0 else 128 - code)
         note = {"how": self._reason or described_exit(code), "when": time.time()}
-        write_text(server_note(Path(self._told["notes"]), self._rank), json.dumps(note))
+        with suppress(FileNotFoundError):
+            # A session that has ended already took the folder away.
+            write_text(server_note(Path(self._told["notes"]), self._rank), json.dumps(note))
         while os.getppid() == self._launcher and not self._client_is_gone():
             time.sleep(_LOOK_SECONDS)
         os._exit(1)

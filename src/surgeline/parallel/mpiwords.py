@@ -43,8 +43,8 @@ class MpirunWords:
 
     def finish(self) -> None:
         """Nothing more comes."""
-        self._pass_on(b"".join([*self._framed, self._unfinished]))
-        self._framed, self._unfinished = [], b""
+        self._give_up_frame()
+        self._pass_on(self._unfinished)
 
     def _hear_line(self, line: bytes) -> None:
         is_frame = line.strip() == _FRAME
@@ -57,7 +57,11 @@ class MpirunWords:
             self._framed = []
         elif len(self._framed) > _MOST_LINES:
             # A rank that writes lines of dashes.
-            self.finish()
+            self._give_up_frame()
+
+    def _give_up_frame(self) -> None:
+        self._pass_on(b"".join(self._framed))
+        self._framed = []
 
     def show_held_back(self) -> None:
         """Write what was held back."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import socket
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -17,23 +18,45 @@ from surgeline.parallel.mpiserver import serve_if_server
 from surgeline.parallel.parcel import write_bytes
 from surgeline.work.surroundings import Answer, FactQuery, Surroundings
 
+END = "end\n"
 _POLLING_SECONDS = 0.005
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The process that a nested session was started by, and works for."""
+
+    host: str
+    process: int
+    created: float
+
+    def lives(self) -> bool:
+        """Whether it is there; from another host it cannot be seen."""
+        import psutil
+
+        if self.host != socket.gethostname():
+            return True
+        try:
+            return psutil.Process(self.process).create_time() == self.created
+        except psutil.NoSuchProcess:
+            return False
 
 
 def main() -> NoReturn:
-    """Serve as a server; as the client, run the jobs that the parent process tells of, until its input ends."""
+    """Serve as a server; as the client, run the jobs that the parent tells of, until it says that this is all."""
     serve_if_server()
     folder = Path(sys.argv[1])
     numbers: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-    busy = threading.Event()
-    threading.Thread(target=_read_input, args=(numbers, busy), daemon=True).start()
+    set_up, settings, parent = pickle.loads((folder / "plan.pickle").read_bytes())
+    threading.Thread(target=_read_input, args=(numbers,), daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
 
     from surgeline.parallel.servers import Servers, client_introduction
     from surgeline.paths import casa_log
     from surgeline.work.casaprocess import CasaProcess
     from surgeline.work.execution import execute_pickled
 
-    set_up, settings = pickle.loads((folder / "plan.pickle").read_bytes())
     host, process = client_introduction()
     asking = set_up.asking
     set_up = replace(set_up, asking=False, client_host=host, client_process=process)
@@ -46,24 +69,30 @@ def main() -> NoReturn:
     surroundings = Surroundings(name, partial(_ask, folder) if asking else None)
     (folder / "ready").touch()
     while (number := numbers.get()) is not None:
-        busy.set()
         result = execute_pickled((folder / f"job-{number}.pickle").read_bytes(), surroundings)
         if servers.lost:
             how = "; ".join(f"server {rank}: {how}" for rank, how in sorted(servers.lost.items()))
             (folder / "died").write_text(how)
         write_bytes(folder / f"outcome-{number}.pickle", result)
-        busy.clear()
     servers.stop()
     os._exit(0)
 
 
-def _read_input(numbers: queue.SimpleQueue[int | None], busy: threading.Event) -> None:
+def _read_input(numbers: queue.SimpleQueue[int | None]) -> None:
     for line in sys.stdin:
+        if line == END:
+            numbers.put(None)
+            return
         numbers.put(int(line))
-    if busy.is_set():
-        # The parent died: nobody wants what runs here any more. mpirun then ends the servers.
-        os._exit(1)
-    numbers.put(None)
+    # The parent died: nobody wants what runs here any more. mpirun then ends the servers.
+    os._exit(1)
+
+
+def _watch_parent(parent: Parent) -> None:
+    """End this process with its parent: Open MPI 5 does not pass the end of its input on to ranks."""
+    while parent.lives():
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
 
 
 def _ask(folder: Path, query: FactQuery) -> Answer:

@@ -31,6 +31,7 @@ ORDERLY_SECONDS = 30.0
 # How long servers may take to leave when the session has ended, and mpirun to end its ranks when told to.
 LEAVING_SECONDS = 10.0
 _LOOKING_SECONDS = 0.1
+_RESTING_SECONDS = 2.0
 # What a session that goes on must not be asked again: it would run anew what has run.
 _NOT_REPEATED = ("--force", "--from")
 
@@ -183,7 +184,8 @@ class _Job:
 
     def finish(self) -> None:
         """Hear the rest, when all who could write are gone."""
-        while self._stderr is not None:
+        deadline = time.monotonic() + _RESTING_SECONDS
+        while self._stderr is not None and time.monotonic() < deadline:
             self._listen()
         self.words.finish()
 

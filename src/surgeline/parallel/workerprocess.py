@@ -20,6 +20,7 @@ from distributed import Nanny, Status, Worker, WorkerPlugin
 from distributed.utils import sync
 
 from surgeline.parallel.casampi_session import NestedSessions, NestedSettings
+from surgeline.parallel.environment import without_mpi
 from surgeline.parallel.mpiserver import SetUp
 from surgeline.paths import casa_log, safe_name
 from surgeline.work.casaprocess import CasaProcess
@@ -32,6 +33,11 @@ _KILL_SECONDS = 2.0
 
 class TellingNanny(Nanny):  # type: ignore[misc]
     """A nanny that tells the scheduler's listeners with which exit code its worker process ended."""
+
+    async def instantiate(self) -> Status:
+        """Start the worker process; also one that replaces another, when the session may be an MPI client."""
+        with without_mpi():
+            return await super().instantiate()
 
     def _on_worker_exit_sync(self, exitcode: int | None) -> None:
         # A worker that ends because it was told to is no news.

@@ -100,7 +100,8 @@ def current_log_file() -> Path | None:
     return Path(settings.logfile) if settings is not None else None
 
 
-_COMMAND = re.compile(r"\t(\w+)::::casa\t(\1\( .* \))$")
+# A server of an MPI session adds which it is.
+_COMMAND = re.compile(r"\t(\w+)::::casa(?:::MPIServer-\d+)?\t(\1\( .* \))$")
 # What every run says of the leap-second table of casadata, whatever the task, and that nobody can act on.
 _LEAP_SECONDS = (
     "Leap second table TAI_UTC",
