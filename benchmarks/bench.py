@@ -3,33 +3,30 @@
 (a) no-op function calls a second through TaskQueue against raw `client.submit` on the same local Dask cluster;
 (b) the demo with two workers against serial, and against the same casatasks calls in a plain script;
 (c) how long `import surgeline` and `surgeline --help` take;
-(d) what the context costs: see context.py.
+(d) what the context costs: see context.py;
+(e) what MPI costs and gains: see mpi.py.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
 from context import context_figures
+from mpi import mpi_figures
+from report import ROOT, report
 from surgeline import TaskQueue, open_backend
 from surgeline.config import load
 
-ROOT = Path(__file__).parent.parent
 CALLS = 2000
 ROUNDS = 3
 DEMO_ROUNDS = 2
@@ -126,20 +123,9 @@ def startup() -> dict[str, float]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="surgeline-bench-") as scratch:
-        figures = startup() | dispatch(Path(scratch)) | context_figures(Path(scratch)) | demo(Path(scratch))
-    cores, memory = psutil.cpu_count(), psutil.virtual_memory().total / 1e9
-    machine = f"{cores} cores, {memory:.0f} GB, {platform.machine()}, Python {platform.python_version()}"
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    table = Table(title=f"{machine}, {when}")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.3g}")
-    Console().print(table)
-    output = ROOT / "build" / "bench.json"
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps({"machine": machine, "when": when, "figures": figures}, indent=2) + "\n")
-    print(f"written to {output.relative_to(ROOT)}")
+        folder = Path(scratch)
+        figures = startup() | dispatch(folder) | context_figures(folder) | demo(folder) | mpi_figures(folder)
+    report(figures, "bench")
 
 
 if __name__ == "__main__":

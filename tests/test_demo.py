@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from astropy.io import fits
@@ -188,17 +189,57 @@ def test_worker_killed_in_the_middle_is_told_and_costs_nothing(parallel: Path, t
     assert losses and "SIGKILL" in losses[0]["how"]
 
 
+def test_an_mpi_session_taken_down_and_a_server_killed_give_the_same_cube(parallel: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "session"
+    session = start_surgeline("mpirun", "-n", "3", "--", "run", RECIPE, "--workdir", workdir)
+    wait_until(lambda: any(workdir.glob("calibration/NGC5921.gaincal.G")), 120, "gains are being solved for")
+    # The process that mpirun itself watches: then it ends all ranks.
+    servers = processes_in(workdir)
+    psutil.Process(servers[0].ppid()).kill()
+    psutil.wait_procs(servers, timeout=30)
+    wait_until(lambda: any(workdir.glob("images/*.parts/*.before-1")), 120, "the first minor cycle has begun")
+    processes_in(workdir)[0].kill()
+    output, _ = session.communicate(timeout=300)
+    assert session.returncode == 0, output
+    assert re.search(r"rank [12] on \S+ was killed by SIGKILL", output)
+    assert re.search(r"died running .*killed by signal 9 \(SIGKILL\)", output)
+    assert "stages had finished before" in output
+    assert np.array_equal(cube_of(workdir), cube_of(parallel), equal_nan=True)
+    record = json.loads((workdir / "run.json").read_text())
+    losses = [loss for stage in record["stages"] for job in stage["jobs"] for loss in job["losses"]]
+    assert [loss["worker"][:7] for loss in losses] == ["server-"]
+
+
+def test_dask_in_an_mpi_session_gives_the_same_pixels(serial: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "session"
+    recipe = yaml.safe_load(RECIPE.read_text())
+    next(stage for stage in recipe["stages"] if stage["task"] == "moments")["backend"] = "mpi"
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    settings = ["--set", "mpi.dask_beside=true", "--set", "dask.n_workers=2"]
+    ran = surgeline("mpirun", "-n", "3", "--", "run", tmp_path / "recipe.yaml", "--workdir", workdir, *settings)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for product in (CUBE, f"{CUBE}.moment0", f"{CUBE}.moment1", "N5921_2.spw0.continuum"):
+        one, other = (fits.getdata(folder / "products" / f"{product}.fits") for folder in (workdir, serial))
+        assert np.array_equal(one, other, equal_nan=True), product
+    stages = json.loads((workdir / "run.json").read_text())["stages"]
+    workers = {stage["name"]: {job["worker"][:7] for job in stage["jobs"]} for stage in stages}
+    assert workers.pop("moments") == {"server-"}
+    assert set().union(*workers.values()) == {"worker-"}
+
+
 @pytest.mark.parametrize(
     ("number", "code", "backend", "sign"),
     [
         (signal.SIGINT, 130, "dask", "calibration/NGC5921.bandpass.B"),
         # In the midst of a call of CASA that goes on for seconds, in the session's own process.
         (signal.SIGTERM, 143, "serial", "images/*.parts/*.psf"),
+        (signal.SIGINT, 130, "mpi", "calibration/NGC5921.bandpass.B"),
     ],
 )
 def test_signals_stop_cleanly(tmp_path: Path, number: signal.Signals, code: int, backend: str, sign: str) -> None:
     workdir = tmp_path / "session"
-    session = start_surgeline("run", RECIPE, "--workdir", workdir, "--set", f"backend={backend}")
+    prefix = ["mpirun", "-n", "3", "--"] if backend == "mpi" else []
+    session = start_surgeline(*prefix, "run", RECIPE, "--workdir", workdir, "--set", f"backend={backend}")
     wait_until(lambda: any(workdir.glob(sign)), 120, f"{sign} is being made")
     session.send_signal(number)
     output, _ = session.communicate(timeout=60)

@@ -25,16 +25,6 @@ Seen = dict[str, Any]
 Ranks = list[psutil.Process]
 
 
-@pytest.fixture(scope="session")
-def vis(casa: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small simulated MS."""
-    from surgeline.simulate import Simulation, simulate
-
-    path = tmp_path_factory.mktemp("observation") / "simulated.ms"
-    simulate(path, Simulation(antennas=8, channels=8, target_scans=1, seed=4))
-    return path
-
-
 def line_of(mpirun: str, scenario: str, folder: Path, vis: Path, ranks: int = 3) -> list[str]:
     program = [sys.executable, str(PROGRAM), scenario, str(folder), str(vis)]
     return command(find_launcher(mpirun), ranks, program, {}, root=os.geteuid() == 0)
