@@ -18,7 +18,7 @@ from surgeline.config import load
 from surgeline.parallel.mpiserver import serve_if_server
 from surgeline.work.casaprocess import CasaProcess
 
-# Each way is taken so often before it is timed.
+# So many calls come before those that are timed.
 WARM_UP = 20
 DEFINE_NO_OP = "def no_op(number):\n    return number"
 
@@ -80,7 +80,6 @@ def plain_calls(calls: int, single: int, rounds: int) -> dict[str, Any]:
     client.set_log_mode("unified")
     client.start_services()
     client.push_command_request(DEFINE_NO_OP, block=True, target_server=MPIEnvironment.mpi_server_rank_list())
-    pushed_singly(client, 1)
     first = time.time()
     return {
         "first": first,
@@ -97,7 +96,8 @@ def session_calls(calls: int, single: int, rounds: int) -> dict[str, Any]:
     client = backend._servers._commands
     client.push_command_request(DEFINE_NO_OP, block=True, target_server=sorted(backend._servers.living))
     seen: dict[str, list[float]] = {"raw": [], "queue": [], "raw single": [], "queue single": []}
-    pushed(client, WARM_UP), queued(backend, WARM_UP)
+    pushed(client, WARM_UP)
+    queued(backend, WARM_UP)
     for _ in range(rounds):
         seen["raw"].append(pushed(client, calls))
         seen["queue"].append(queued(backend, calls))

@@ -7,13 +7,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import cheap_stages
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from prov.model import ProvDocument
 from typer.testing import CliRunner
 
+import cheap_stages
 from support import surgeline
 from surgeline.context.attempts import Attempt, write_attempts
 from surgeline.context.records import Decision, Extension, Fact, Image, Observation, Roles

@@ -18,7 +18,6 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any, ClassVar
 
-import cheap_stages
 import cloudpickle
 import pytest
 import yaml
@@ -26,6 +25,7 @@ from jsonschema import Draft202012Validator
 from prov.model import ProvDocument
 from pydantic import ValidationError
 
+import cheap_stages
 from serve.serving import API, Server, make_product, serving
 from support import NOBODY, ROOT, surgeline, wait_until
 from surgeline import FunctionCall, TaskQueue, open_backend

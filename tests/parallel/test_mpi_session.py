@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
-from mpiruns import MPIRUNS, each_mpirun, mpi_of
 
+from mpiruns import MPIRUNS, each_mpirun, mpi_of
 from support import wait_until
 from surgeline.parallel.environment import clean_environment
 from surgeline.parallel.mpirun import command, find_launcher

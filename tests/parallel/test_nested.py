@@ -16,8 +16,8 @@ import cloudpickle
 import numpy as np
 import psutil
 import pytest
-from mpiruns import each_mpirun, mpi_of
 
+from mpiruns import each_mpirun, mpi_of
 from support import wait_until
 from surgeline.config import load
 from surgeline.parallel.backend import open_backend

@@ -9,10 +9,10 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import cheap_stages
 import pytest
 import yaml
 
+import cheap_stages
 from services.postgresql import PASSWORD, PostgreSQL
 from support import wait_until
 from surgeline.context.attempts import read_attempts

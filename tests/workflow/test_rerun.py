@@ -13,10 +13,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import cheap_stages
 import pytest
 import yaml
 
+import cheap_stages
 from support import surgeline
 from surgeline.context.records import Extension
 from surgeline.context.store import Context

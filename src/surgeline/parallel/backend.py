@@ -36,10 +36,10 @@ def choose(configuration: Configuration, cluster: str | None = None, asked: str 
     if found in (Role.MPI_SERVER, Role.DASK_WORKER):
         if wanted in ("dask", "mpi"):
             raise ClusterError(
-                f"this process is a {found}: it runs jobs, and starts no workers of its own (backend: {wanted})",
+                f"this process runs jobs, as {found.with_article}, and starts no workers (backend: {wanted})",
                 "give the jobs to the task queue of the session's own process",
             )
-        return "serial", f"this process is a {found}, which starts no workers of its own"
+        return "serial", f"this process is {found.with_article}, and starts no workers"
     if wanted == "mpi" and found is not Role.MPI_CLIENT:
         raise ClusterError(
             "backend mpi needs an MPI session, and this process was not started by mpirun",
@@ -123,6 +123,13 @@ class Backends:
     def workers(self) -> int:
         """How many workers there are in all."""
         return sum(backend.workers for backend in self._opened.values())
+
+    def doing(self) -> dict[str, str]:
+        """Which jobs each busy server of an MPI session has."""
+        from surgeline.parallel.mpihelpers import MpiBackend
+
+        mpi = self._opened.get("mpi")
+        return mpi.doing() if isinstance(mpi, MpiBackend) else {}
 
     def close(self) -> None:
         """Stop all workers."""

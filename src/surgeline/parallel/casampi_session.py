@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import cloudpickle
 import psutil
 
 from surgeline.config import Configuration
-from surgeline.errors import ClusterError, SurgelineError
+from surgeline.errors import ClusterError, ContextError, SurgelineError
 from surgeline.parallel.dispatch import OUT_OF_MEMORY, WORKER_DIED, described_exit
 from surgeline.parallel.environment import Role, clean_environment, role
 from surgeline.parallel.mpirun import command, find_launcher
@@ -28,6 +29,7 @@ from surgeline.parallel.nested import END, Parent
 from surgeline.parallel.parcel import write_bytes
 from surgeline.paths import nested_folder
 from surgeline.work.allowance import allowance
+from surgeline.work.execution import execute_pickled
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Failure, Outcome
 from surgeline.work.surroundings import Surroundings
@@ -86,6 +88,7 @@ class NestedSessions:
         self._lock = threading.Lock()
         self._idle: _Session | None = None
         self._running: _Session | None = None
+        self._stopped = False
         self._timer: threading.Timer | None = None
 
     def execute_pickled(self, pickled: bytes, surroundings: Surroundings) -> bytes:
@@ -94,11 +97,18 @@ class NestedSessions:
         What becomes of the session is told in the Outcome: that it died, that its walltime was over, or that it
         could not be started.
         """
-        job: Job = cloudpickle.loads(pickled)
+        try:
+            job: Job = cloudpickle.loads(pickled)
+        except Exception:  # noqa: BLE001 - unpickling runs code of the arguments' own
+            # Its Outcome says so.
+            return execute_pickled(pickled, surroundings)
         started = time.time()
         session = None
+        with self._lock:
+            self._stopped = False
         try:
-            session = self._running = self._session(_servers_for(job, self._settings))
+            session = self._session(_servers_for(job, self._settings))
+            session.wait_until_ready()
             result = session.run(pickled, job.declared.resources.walltime, surroundings)
         except _SessionDied as death:
             return _failed(job, death.kind, str(death), started, surroundings)
@@ -106,18 +116,22 @@ class NestedSessions:
             return _failed(
                 job, "exception", f"no MPI session could be started for it: {error}", started, surroundings
             )
-        except BaseException:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the job's outcome
             if session is not None:
                 session.kill()
-            raise
+            how = f"its MPI session could not be used: {type(error).__name__}: {error}"
+            return _failed(job, "exception", how, started, surroundings)
         finally:
-            self._running = None
+            with self._lock:
+                self._running = None
         self._keep(session)
         return result
 
     def stop_running(self) -> None:
-        """Kill the session that runs a job; from any thread."""
-        session = self._running
+        """Kill the session that runs a job, or starts for it; from any thread."""
+        with self._lock:
+            self._stopped = True
+            session = self._running
         if session is not None:
             session.kill()
 
@@ -138,11 +152,18 @@ class NestedSessions:
             if self._timer is not None:
                 self._timer.cancel()
             session, self._idle = self._idle, None
-        if session is not None:
-            if session.servers == servers and session.alive:
+            if session is not None and session.servers == servers and session.alive:
+                self._running = session
                 return session
+        if session is not None:
             session.end()
-        return _Session(servers, self._settings, self._set_up)
+        session = _Session(servers, self._settings, self._set_up)
+        with self._lock:
+            self._running = session
+            stopped = self._stopped
+        if stopped:
+            session.kill()
+        return session
 
     def _keep(self, session: _Session) -> None:
         if self._settings.idle_seconds == 0:
@@ -172,6 +193,8 @@ class _Session:
             )
         launcher = find_launcher(settings.mpirun)
         self.servers = servers
+        self._start_timeout = settings.start_timeout
+        self._ready = False
         self._jobs = 0
         self._folder = nested_folder(set_up.logs, f"{socket.gethostname()}-{os.getpid()}-{time.monotonic_ns()}")
         self._folder.mkdir(parents=True)
@@ -183,28 +206,38 @@ class _Session:
         line = command(launcher, servers + 1, program, environment, root=os.geteuid() == 0)
         self._output = set_up.logs / f"casa-{set_up.prefix}mpirun.out"
         with self._output.open("ab") as output:
+            # Sessions before this one wrote to it too.
+            self._said_before = output.tell()
             self._process = subprocess.Popen(
                 line,
                 env=environment,
                 cwd=set_up.folder,
+                bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
+
+    def wait_until_ready(self) -> None:
+        """Wait for its servers.
+
+        Raises:
+            ClusterError: mpirun ended, or it takes too long.
+        """
+        if self._ready:
+            return
         try:
-            self._wait_for(self._folder / "ready", time.monotonic() + settings.start_timeout, None)
+            self._wait_for(self._folder / "ready", time.monotonic() + self._start_timeout, None)
         except _SessionDied as death:
             raise ClusterError(f"mpirun ended: {death}", f"see {self._output}, and: surgeline doctor") from death
         except _TimeIsOver as error:
             self.kill()
             raise ClusterError(
-                f"a nested MPI session did not start within {settings.start_timeout:g} s",
+                f"a nested MPI session did not start within {self._start_timeout:g} s",
                 f"see {self._output}; on a busy machine raise mpi.start_timeout",
             ) from error
-        except BaseException:
-            self.kill()
-            raise
+        self._ready = True
 
     @property
     def alive(self) -> bool:
@@ -260,9 +293,11 @@ class _Session:
     def kill(self) -> None:
         """Kill mpirun and every rank, and remove what they left."""
         ranks = []
-        if self.alive:
-            ranks = psutil.Process(self._process.pid).children(recursive=True)
-            os.killpg(self._process.pid, signal.SIGKILL)
+        # It may end by itself, or by another thread that does the same.
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if self.alive:
+                ranks = psutil.Process(self._process.pid).children(recursive=True)
+                os.killpg(self._process.pid, signal.SIGKILL)
         for rank in ranks:
             try:
                 rank.kill()
@@ -295,11 +330,15 @@ class _Session:
             answer: object = surroundings.facts(query)
         except SurgelineError as error:
             answer = error
+        except Exception as error:  # noqa: BLE001 - the job waits for an answer, whatever it is
+            answer = ContextError(f"the session could not answer: {type(error).__name__}: {error}", "")
         write_bytes(self._folder / "answer.pickle", pickle.dumps(answer))
 
     def _last_words(self) -> str:
         """How mpirun ended, and what it said of the rank that was the cause."""
-        said = cause_told(self._output.read_text(encoding="utf-8", errors="replace")[-20_000:])
+        with self._output.open("rb") as output:
+            output.seek(self._said_before)
+            said = cause_told(output.read()[-20_000:].decode(errors="replace"))
         ended = f"mpirun: {described_exit(self._process.returncode)}"
         return f"{said} ({ended})" if said else f"its MPI session ended; {ended}; see {self._output}"
 

@@ -54,12 +54,14 @@ class Bundle:
         jobs: what is on its way.
         places: how many workers' places it takes.
         handle: what the backend knows it by.
+        ended: whether outcomes of its jobs are being delivered.
     """
 
     key: str
     jobs: list[Pending]
     places: int = 1
     handle: Any = None
+    ended: bool = False
 
 
 class Dispatcher(ABC):
@@ -186,7 +188,7 @@ class Dispatcher(ABC):
             }
             for bundle in concerned.values():
                 for pending in bundle.jobs:
-                    pending.cancelled = pending.ticket in named
+                    pending.cancelled |= pending.ticket in named
         for pending in dropped:
             self._deliver_failure(pending, Failure("cancelled", "it was cancelled before it began"))
         return concerned
@@ -240,6 +242,8 @@ class Dispatcher(ABC):
         while (key := self._next_news()) is not None:
             with self._lock:
                 bundle = self._sent.get(key)
+                if bundle is not None:
+                    bundle.ended = True
             if bundle is not None:
                 self._receive(bundle)
             # Only now: the worker's next job could take the result of this one with it.
@@ -254,6 +258,8 @@ class Dispatcher(ABC):
 
     def _fail_all(self, failure: Failure) -> None:
         with self._lock:
+            for bundle in self._sent.values():
+                bundle.ended = True
             left = [
                 *self._waiting,
                 *self._leisure,

@@ -49,6 +49,11 @@ class Role(StrEnum):
     DASK_WORKER = "Dask worker"
     PLAIN = "plain process"
 
+    @property
+    def with_article(self) -> str:
+        """As in a sentence: an MPI server, a Dask worker."""
+        return f"{'an' if self.startswith('MPI') else 'a'} {self}"
+
 
 def role() -> Role:
     """What this process is; in a block of `without_mpi` the same as outside.

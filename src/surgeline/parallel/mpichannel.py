@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from surgeline.errors import ClusterError
@@ -34,6 +34,7 @@ class Channel:
     """A communicator of all ranks, beside those that casampi has for itself."""
 
     communicator: Any
+    _on_their_way: list[Any] = field(default_factory=list)
 
     def ask(self, query: FactQuery) -> Answer:
         """Ask the client's session, from a server.
@@ -62,7 +63,9 @@ class Channel:
 
     def answer(self, rank: int, answer: Answer | Exception) -> None:
         """Answer a server; one that died meanwhile is not waited for."""
-        self.communicator.isend(pickle.dumps(answer), dest=rank, tag=_ANSWER)
+        # Requests hold the bytes that MPI reads until it has sent them.
+        self._on_their_way[:] = [sending for sending in self._on_their_way if not sending.Test()]
+        self._on_their_way.append(self.communicator.isend(pickle.dumps(answer), dest=rank, tag=_ANSWER))
 
 
 def open_channel() -> Channel:

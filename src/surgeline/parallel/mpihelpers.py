@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import cloudpickle
+
 from surgeline.config import Configuration
 from surgeline.errors import ClusterError
 from surgeline.parallel.casampi_session import NestedSessions, nested_settings
-from surgeline.parallel.dispatch import LOOK, Bundle, Dispatcher, Pending
+from surgeline.parallel.dispatch import LOOK, WORKER_DIED, Bundle, Dispatcher, Pending
+from surgeline.parallel.mpinotes import tell_running
 from surgeline.parallel.mpiserver import SetUp
 from surgeline.parallel.servers import Servers, check_client, client_introduction
 from surgeline.paths import casa_log, mpi_notes
@@ -20,7 +24,7 @@ from surgeline.work.allowance import allowance
 from surgeline.work.casaprocess import CasaProcess, errors_to
 from surgeline.work.execution import execute_pickled
 from surgeline.work.jobs import Job, JobRequest
-from surgeline.work.outcome import Failure, Loss
+from surgeline.work.outcome import Failure, Loss, Outcome
 from surgeline.work.resources import parse_bytes
 from surgeline.work.surroundings import Ask, Surroundings
 
@@ -65,6 +69,7 @@ class MpiBackend(Dispatcher):
         self._folder = folder
         self._flying: dict[int, str] = {}
         self._busy: dict[int, int] = {}
+        self._doing: dict[int, str] = {}
         self._dead: dict[str, tuple[int, str]] = {}
         self._quiet = errors_to(process.log_file.with_suffix(".out"))
         self._quiet.__enter__()
@@ -101,16 +106,24 @@ class MpiBackend(Dispatcher):
         } | {self._surroundings.environment_id: self._surroundings.environment}
         self._collector.start()
 
+    def doing(self) -> dict[str, str]:
+        """Which jobs each busy server has, for the case that mpirun ends the session."""
+        return {f"server {rank}": jobs for rank, jobs in sorted(self._doing.copy().items())}
+
     def cancel(self, tickets: Iterable[str]) -> None:
-        """Drop jobs; one that runs cannot be stopped without losing its server, so it is left to itself."""
-        for key, bundle in self._withdraw(set(tickets)).items():
-            if all(pending.cancelled for pending in bundle.jobs):
-                with self._lock:
-                    known = self._sent.pop(key, None)
-                    self._nothing_sent.notify_all()
-                if known is not None:
-                    for pending in bundle.jobs:
-                        self._deliver_failure(pending, Failure("cancelled", "it was cancelled"))
+        """Drop jobs; one that runs cannot be stopped without losing its server, so it is left to itself.
+
+        It keeps its place until it has ended. A nested session is stopped.
+        """
+        for bundle in self._withdraw(set(tickets)).values():
+            with self._lock:
+                if bundle.ended or not all(pending.cancelled for pending in bundle.jobs):
+                    continue
+                dropped, bundle.jobs = bundle.jobs, []
+            if isinstance(bundle.handle, Future) and not bundle.handle.cancel():
+                self._nested.stop_running()
+            for pending in dropped:
+                self._deliver_failure(pending, Failure("cancelled", "it was cancelled"))
 
     def close(self) -> None:
         """End the servers, and MPI in this process, which cannot begin it again."""
@@ -122,9 +135,7 @@ class MpiBackend(Dispatcher):
         self._quiet.__exit__(None, None, None)
 
     def _living(self) -> int:
-        # A server that still works on what was cancelled has no place for another job.
-        abandoned = [rank for rank, number in self._busy.items() if self._flying.get(number) not in self._sent]
-        return len(self._servers.living) - len(abandoned)
+        return len(self._servers.living)
 
     def _places(self, job: Job) -> int:
         return self._living() if job.declared.mpi else 1
@@ -135,25 +146,45 @@ class MpiBackend(Dispatcher):
             bundle.handle = self._client.submit(self._run_here if own else self._run_nested, bundle.jobs[0].pickled)
             bundle.handle.add_done_callback(lambda _: self._news.put(bundle.key))
             return
-        rank = next(rank for rank in sorted(self._servers.living) if rank not in self._busy)
+        rank = next((rank for rank in sorted(self._servers.living) if rank not in self._busy), None)
         try:
-            number = self._servers.push(rank, [pending.pickled for pending in bundle.jobs])
+            number = rank and self._servers.push(rank, [pending.pickled for pending in bundle.jobs])
         except OSError as error:
             bundle.handle = error
             self._news.put(bundle.key)
             return
+        if rank is None or number is None:
+            # The server died a moment ago: they wait for another.
+            del self._sent[bundle.key]
+            self._waiting.extendleft(reversed(bundle.jobs))
+            return
         bundle.handle = number
         self._busy[rank] = number
         self._flying[number] = bundle.key
+        self._doing[rank] = _names(bundle)
+        tell_running(rank, self._doing[rank])
 
     def _run_everywhere(self, pickled: bytes) -> Sequence[bytes]:
-        return self._servers.everywhere(pickled)
+        try:
+            found = self._servers.everywhere(pickled)
+        except OSError as error:
+            raise ClusterError(
+                f"a job for all servers could not be sent: {error}", "see the folder of logs"
+            ) from error
+        return [self._death_everywhere(rank) if result is None else result for rank, result in sorted(found.items())]
+
+    def _death_everywhere(self, rank: int) -> bytes:
+        failure = Failure(WORKER_DIED, f"its worker died: {self._servers.lost[rank]}")
+        now = time.time()
+        outcome = Outcome("", "", failure=failure, started=now, ended=now, worker=f"server-{rank}")
+        pickled: bytes = cloudpickle.dumps(outcome)
+        return pickled
 
     def _run_here(self, pickled: bytes) -> tuple[bytes, set[int]]:
         """Run a job in this process, with all servers at its command; and the ranks of those that died meanwhile."""
-        self._client_busy.set()
         before = Path.cwd()
         os.chdir(self._folder)
+        self._client_busy.set()
         try:
             return execute_pickled(pickled, self._surroundings), set(self._servers.lost)
         finally:
@@ -176,15 +207,14 @@ class MpiBackend(Dispatcher):
         with self._lock:
             key = self._flying.pop(number)
             for rank in [rank for rank, owned in self._busy.items() if owned == number]:
-                del self._busy[rank]
-            wanted = key in self._sent
-        if not wanted:
-            self._servers.discard_results(number)
+                del self._busy[rank], self._doing[rank]
+                tell_running(rank, None)
         self._news.put(key)
 
     def _died(self, rank: int, number: int | None) -> None:
         with self._lock:
             self._busy.pop(rank, None)
+            self._doing.pop(rank, None)
             key = self._flying.pop(number, LOOK) if number is not None else LOOK
             if key:
                 self._dead[key] = (rank, self._servers.lost[rank])
@@ -198,10 +228,13 @@ class MpiBackend(Dispatcher):
             for pending in bundle.jobs:
                 self._deliver_failure(pending, failure)
         elif isinstance(bundle.handle, Future):
-            self._receive_own(bundle.jobs[0], bundle.handle)
+            for pending in bundle.jobs:
+                self._receive_own(pending, bundle.handle)
         elif bundle.key in self._dead:
             rank, how = self._dead.pop(bundle.key)
             self._after_death(bundle.jobs, f"server-{rank}", how)
+        elif not bundle.jobs:
+            self._servers.discard_results(bundle.handle)
         else:
             try:
                 results = self._servers.results(bundle.handle)
@@ -213,12 +246,21 @@ class MpiBackend(Dispatcher):
 
     def _receive_own(self, pending: Pending, ran: Future[tuple[bytes, set[int]]]) -> None:
         """Deliver what came of a job that ran in this process; servers that it had may have died meanwhile."""
-        result, died = ran.result()
+        try:
+            result, died = ran.result()
+        except OSError as error:
+            self._deliver_failure(pending, Failure("exception", f"it could not be run: {error}"))
+            return
         if died:
             rank = min(died)
             self._after_death([pending], f"server-{rank}", self._servers.lost[rank])
         else:
             self._deliver_result(pending, result)
+
+
+def _names(bundle: Bundle) -> str:
+    first = bundle.jobs[0].job.declared.name
+    return first if len(bundle.jobs) == 1 else f"{first} and {len(bundle.jobs) - 1} more"
 
 
 def _is_parallel_continuum(job: Job) -> bool:

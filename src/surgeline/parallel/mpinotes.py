@@ -1,4 +1,4 @@
-"""What the client of an MPI job tells its supervisor, by files: that the session has begun, and how it ended.
+"""What the client of an MPI job tells its supervisor, by files: that the session has begun, what runs, how it ended.
 
 The exit code of mpirun does not tell: it is 1 when any rank exited without MPI_Finalize, whatever the session did.
 """
@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ NOTES_VARIABLE = "SURGELINE_MPI_NOTES"
 _RANK_VARIABLE = "OMPI_COMM_WORLD_RANK"
 _BEGUN = "begun.json"
 _ENDING = "ending.json"
+_RUNNING = "running-{}.json"
 
 # Where this process leaves its notes; None where nobody waits for them.
 _folder: Path | None = None
@@ -56,6 +58,19 @@ def tell_begun() -> None:
         ) from error
 
 
+def tell_running(rank: int, jobs: str | None) -> None:
+    """Tell the supervisor, where there is one, which jobs a server has now, or that it has none."""
+    if _folder is None:
+        return
+    # A note that cannot be written costs a word in a message, and is no reason to stop.
+    with suppress(OSError):
+        path = _folder / _RUNNING.format(rank)
+        if jobs is None:
+            path.unlink()
+        else:
+            _write(path, {"jobs": jobs})
+
+
 def tell_ending(code: int) -> None:
     """Tell the supervisor, where there is one, the exit code with which the session ends now."""
     if _folder is None:
@@ -82,6 +97,14 @@ class Notes:
         """The process of rank 0, where it has begun and runs on this host."""
         told = _read(self.folder / _BEGUN)
         return int(told["pid"]) if told and told["host"] == socket.gethostname() else None
+
+    def running(self) -> dict[int, str]:
+        """By rank, the jobs that servers had last."""
+        found = {}
+        for path in self.folder.glob(_RUNNING.format("*")):
+            if told := _read(path):
+                found[int(path.stem.removeprefix("running-"))] = str(told["jobs"])
+        return found
 
     @property
     def code(self) -> int | None:

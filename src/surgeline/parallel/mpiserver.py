@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import cloudpickle
 
 from surgeline.parallel.dispatch import OUT_OF_MEMORY, described_exit
-from surgeline.parallel.environment import Role, role
+from surgeline.parallel.environment import Role, role, without_mpi
 from surgeline.parallel.mpichannel import join, open_channel
 from surgeline.parallel.parcel import Parcel, pack, unpack
 from surgeline.paths import casa_log, safe_name, server_end_request, server_note, write_text
@@ -114,10 +114,19 @@ class Server:
             "client_process": set_up.client_process,
         }
         os.write(int(os.environ[_TO_KEEPER]), json.dumps(told).encode() + b"\n")
+        if set_up.own_cubes:
+            # MPI is here, and what jobs start is no rank.
+            self._outside = without_mpi()
+            self._outside.__enter__()
+        self._rank = rank
+        self._name = name
+
+    def connect(self) -> Introduction:
+        """Open the channel, as every rank of the session does at the same time."""
         channel = open_channel()
-        self._surroundings = Surroundings(name, channel.ask if set_up.asking else None)
-        self.introduction = Introduction(
-            rank,
+        self._surroundings = Surroundings(self._name, channel.ask if self._set_up.asking else None)
+        return Introduction(
+            self._rank,
             socket.gethostname(),
             os.getpid(),
             os.getppid(),
@@ -222,8 +231,8 @@ class _Keeper:
             # Before the session knows its servers it cannot do without one: then mpirun is to end it all.
             os._exit(code if code >= 0 else 128 - code)
         note = {"how": self._reason or described_exit(code), "when": time.time()}
-        with suppress(FileNotFoundError):
-            # A session that has ended already took the folder away.
+        # A session that has ended already took the folder away; another then sees for itself that the server is gone.
+        with suppress(OSError):
             write_text(server_note(Path(self._told["notes"]), self._rank), json.dumps(note))
         while os.getppid() == self._launcher and not self._client_is_gone():
             time.sleep(_LOOK_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import shutil
 import socket
 import sys
 import threading
@@ -12,7 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from surgeline.parallel.mpiserver import serve_if_server
 from surgeline.parallel.parcel import write_bytes
@@ -38,7 +39,9 @@ class Parent:
         if self.host != socket.gethostname():
             return True
         try:
-            return psutil.Process(self.process).create_time() == self.created
+            parent = psutil.Process(self.process)
+            # One that was killed stays as a zombie where nobody waits for it.
+            return parent.create_time() == self.created and parent.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
@@ -49,8 +52,12 @@ def main() -> NoReturn:
     folder = Path(sys.argv[1])
     numbers: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     set_up, settings, parent = pickle.loads((folder / "plan.pickle").read_bytes())
-    threading.Thread(target=_read_input, args=(numbers,), daemon=True).start()
-    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+    # What jobs start may read its input, and is not to take this away.
+    told = os.fdopen(os.dup(0))
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
+    threading.Thread(target=_read_input, args=(told, numbers, folder, parent), daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(folder, parent), daemon=True).start()
 
     from surgeline.parallel.servers import Servers, client_introduction
     from surgeline.paths import casa_log
@@ -78,20 +85,26 @@ def main() -> NoReturn:
     os._exit(0)
 
 
-def _read_input(numbers: queue.SimpleQueue[int | None]) -> None:
-    for line in sys.stdin:
+def _read_input(told: TextIO, numbers: queue.SimpleQueue[int | None], folder: Path, parent: Parent) -> None:
+    for line in told:
         if line == END:
             numbers.put(None)
             return
         numbers.put(int(line))
-    # The parent died: nobody wants what runs here any more. mpirun then ends the servers.
-    os._exit(1)
+    _leave(folder, parent)
 
 
-def _watch_parent(parent: Parent) -> None:
+def _watch_parent(folder: Path, parent: Parent) -> None:
     """End this process with its parent: Open MPI 5 does not pass the end of its input on to ranks."""
     while parent.lives():
         time.sleep(_LOOK_SECONDS)
+    _leave(folder, parent)
+
+
+def _leave(folder: Path, parent: Parent) -> NoReturn:
+    """End this process: nobody wants what runs here any more. mpirun then ends the servers."""
+    if not parent.lives():
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 

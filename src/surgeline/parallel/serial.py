@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from time import time
@@ -79,12 +80,11 @@ class SerialBackend:
     def _run(self, ticket: str, job: Job, deliver: Deliver) -> None:
         with self._lock:
             self._now = (ticket, job, deliver)
-        before = Path.cwd()
-        os.chdir(self._folder)
         try:
             outcome = self._execute(job)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's outcome
+            outcome = _failed(job, "exception", f"it could not be run: {type(error).__name__}: {error}")
         finally:
-            os.chdir(before)
             with self._lock:
                 abandoned = self._now is None
                 self._now = None
@@ -94,9 +94,18 @@ class SerialBackend:
 
     def _execute(self, job: Job) -> Outcome:
         if not job.declared.mpi:
-            return execute(job, self._surroundings)
-        outcome: Outcome = cloudpickle.loads(self._nested.execute_pickled(cloudpickle.dumps(job), self._surroundings))
-        return outcome
+            before = Path.cwd()
+            os.chdir(self._folder)
+            try:
+                return execute(job, self._surroundings)
+            finally:
+                os.chdir(before)
+        pickled = self._nested.execute_pickled(cloudpickle.dumps(job), self._surroundings)
+        try:
+            outcome: Outcome = cloudpickle.loads(pickled)
+        except Exception as error:  # noqa: BLE001 - unpickling runs code of the value's own
+            return _failed(job, "unpicklable", f"its value cannot be unpickled here: {type(error).__name__}: {error}")
+        return replace(outcome, job=job.declared.name, call=str(job))
 
     def exec_everywhere(self, job: Job) -> list[Outcome]:
         """Run a job in this process, which is the only worker."""
@@ -140,5 +149,9 @@ class SerialBackend:
 
 
 def _cancelled(job: Job, why: str) -> Outcome:
+    return _failed(job, "cancelled", why)
+
+
+def _failed(job: Job, kind: str, why: str) -> Outcome:
     now = time()
-    return Outcome(job.declared.name, str(job), failure=Failure("cancelled", why), started=now, ended=now)
+    return Outcome(job.declared.name, str(job), failure=Failure(kind, why), started=now, ended=now)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ from typing import Any
 import cloudpickle
 import psutil
 
-from surgeline.errors import ClusterError, SurgelineError
+from surgeline.errors import ClusterError, ContextError, SurgelineError
 from surgeline.parallel.environment import Role, role
 from surgeline.parallel.mpichannel import Channel, join, open_channel
 from surgeline.parallel.mpiserver import Introduction, SetUp
-from surgeline.parallel.parcel import discard, pack, unpack
+from surgeline.parallel.parcel import Parcel, discard, pack, unpack
 from surgeline.paths import server_end_request, server_note
-from surgeline.work.surroundings import Ask
+from surgeline.work.surroundings import Answer, Ask
 
 # Between looks for responses: at once after the last one, then less and less often.
 _QUICK_SECONDS = 0.001
@@ -33,6 +34,8 @@ _SLOW_SECONDS = 0.02
 _LOOK_FOR_DEAD_SECONDS = 0.2
 # How long a server that did not answer may take to be ended by its keeper.
 _END_SECONDS = 20.0
+# How long its keeper may take to tell how a server died.
+_NOTE_SECONDS = 5.0
 _STOP_SECONDS = 20.0
 # casampi looks at a request a moment after it has put the response there; those of long ago are dropped.
 _KEPT_REQUESTS = 1000
@@ -81,6 +84,7 @@ class Servers:
         self._running: dict[int, int] = {}
         self._old: deque[int] = deque()
         self._told_to_end: dict[int, float] = {}
+        self._gone: dict[int, float] = {}
         self.lost: dict[int, str] = {}
         self._ending = threading.Event()
         self._work = threading.Event()
@@ -92,29 +96,39 @@ class Servers:
         self._answers = ThreadPoolExecutor(1, thread_name_prefix="answer-servers")
         self._watcher = threading.Thread(target=self._watch, name="watch-servers", daemon=True)
         self._watcher.start()
+        # Before casampi's own end, which takes MPI away from the watcher.
+        atexit.register(self.stop)
 
     def _set_up(self, set_up: SetUp) -> Mapping[int, Introduction]:
         ranks = sorted(self._monitor.get_server_status())
         asked = self._commands.push_command_request(_SET_UP, False, ranks, {"surgeline_set_up": set_up})
-        self._channel = open_channel()
+        # Where one cannot be set up, this says why; in the next step all would wait for it.
         _check(self._commands.get_command_response(asked, True))
-        asked = self._commands.push_command_request("surgeline_server.introduction", False, ranks)
+        asked = self._commands.push_command_request("surgeline_server.connect()", False, ranks)
+        self._channel = open_channel()
         found = _check(self._commands.get_command_response(asked, True))
         return {introduction.rank: introduction for introduction in found}
 
-    def push(self, rank: int, jobs: list[bytes]) -> int:
-        """Send pickled jobs to an idle server; returns the request's number.
+    def push(self, rank: int, jobs: list[bytes]) -> int | None:
+        """Send pickled jobs to an idle server; returns the request's number, or None when the server has died.
 
         Raises:
             OSError: they are large, and the file for them cannot be written.
         """
         parcel = pack(cloudpickle.dumps(jobs), self._notes)
         with self._lock:
-            numbers = self._commands.push_command_request(_RUN, False, rank, {"surgeline_jobs": parcel})
-            number = int(numbers[0])
-            self._running[number] = rank
+            number = self._request(rank, parcel)
+            if number is not None:
+                self._running[number] = rank
         self._work.set()
         return number
+
+    def _request(self, rank: int, parcel: Parcel) -> int | None:
+        """Have casampi send a parcel to a server that lives; the lock is held."""
+        if rank not in self.living:
+            discard(parcel)
+            return None
+        return int(self._commands.push_command_request(_RUN, False, rank, {"surgeline_jobs": parcel})[0])
 
     def results(self, number: int) -> list[bytes]:
         """The pickled outcomes of a request that was answered, once.
@@ -137,16 +151,33 @@ class Servers:
             discard(parcel)
         self._forget(number)
 
-    def everywhere(self, job: bytes) -> list[bytes]:
-        """Run a pickled job on every living server, all of them idle; the pickled outcomes.
+    def everywhere(self, job: bytes) -> dict[int, bytes | None]:
+        """Run a pickled job on every living server, all of them idle.
+
+        Returns:
+            the pickled outcomes, by rank; None of a server that died meanwhile.
 
         Raises:
-            ClusterError: casampi could not deliver it.
+            ClusterError: casampi could not deliver it, or the session was stopped.
+            OSError: it is large, and the file for it cannot be written.
         """
-        ranks = sorted(self.living)
-        asked = self._commands.push_command_request(_RUN, False, ranks, {"surgeline_jobs": cloudpickle.dumps([job])})
-        found = _check(self._commands.get_command_response(asked, True))
-        return [result for parcel in found for result in cloudpickle.loads(unpack(parcel))]
+        asked = {}
+        for rank in sorted(self.living):
+            # A parcel can be unpacked once.
+            parcel = pack(cloudpickle.dumps([job]), self._notes)
+            with self._lock:
+                asked[rank] = self._request(rank, parcel)
+        while any(rank in self.living and number not in self._responses for rank, number in asked.items()):
+            if self._ending.is_set():
+                raise ClusterError("the servers were stopped while a job ran on all of them", "open a backend anew")
+            time.sleep(_QUICK_SECONDS)
+        return {rank: None if number is None else self._result_or_death(number) for rank, number in asked.items()}
+
+    def _result_or_death(self, number: int) -> bytes | None:
+        if number in self._responses:
+            return self.results(number)[0]
+        self._give_up(number)
+        return None
 
     def stop(self, finalize: bool = True) -> None:
         """End the servers and MPI in this process; where that cannot be, all end together with this process.
@@ -154,19 +185,27 @@ class Servers:
         Args:
             finalize: whether this process has no MPI call under way.
         """
+        atexit.unregister(self.stop)
         self._ending.set()
         self._work.set()
         self._watcher.join(timeout=_STOP_SECONDS)
         self._answers.shutdown(wait=False, cancel_futures=True)
-        # MPI cannot be finalised when a rank is gone: mpirun ends the others when this process has ended.
+        # MPI cannot be finalised when a rank is gone or busy: mpirun ends the others when this process has ended.
         atexit.unregister(self._commands.stop_services)
         communicator = import_module("casampi.private.MPICommunicator").MPICommunicator()
         communicator.set_finalize_mpi_environment(False)
-        if finalize and not self.lost:
+        if finalize and not self.lost and not self._running:
             stopping = threading.Thread(target=self._commands.stop_services, args=(True,), daemon=True)
             stopping.start()
             stopping.join(timeout=_STOP_SECONDS)
         shutil.rmtree(self._notes, ignore_errors=True)
+
+    def _give_up(self, number: int) -> None:
+        """Forget a request whose server died."""
+        # casampi would otherwise look for its response for ever.
+        self._responses[number] = {"status": "timeout", "successful": False, "ret": None}
+        discard(self._requests[number]["parameters"]["surgeline_jobs"])
+        self._forget(number)
 
     def _forget(self, number: int) -> None:
         self._responses[number].update(ret=None, parameters=None)
@@ -217,28 +256,35 @@ class Servers:
     def _look_for_dead(self) -> None:
         for rank, server in list(self.living.items()):
             note = server_note(self._notes, rank)
+            now = time.monotonic()
             if note.exists():
                 self._bury(rank, json.loads(note.read_text())["how"])
             elif server.host == socket.gethostname() and not psutil.pid_exists(server.keeper):
                 self._bury(rank, "the process that kept it was killed")
             elif rank in self._told_to_end:
-                if time.monotonic() > self._told_to_end[rank] + _END_SECONDS:
+                if now > self._told_to_end[rank] + _END_SECONDS:
                     self._bury(rank, "it did not answer, and could not be ended")
             elif self._monitor.get_server_status_keyword(rank, "timeout"):
-                server_end_request(self._notes, rank).touch()
-                self._told_to_end[rank] = time.monotonic()
+                self._told_to_end[rank] = now
+                # Where the folder is away, or the disk full, the server is given up all the same.
+                with suppress(OSError):
+                    server_end_request(self._notes, rank).touch()
+            elif server.host != socket.gethostname() or psutil.pid_exists(server.process):
+                continue
+            elif now > self._gone.setdefault(rank, now) + _NOTE_SECONDS:
+                self._bury(rank, f"its process ended; {note}, which would say how, was not written")
 
     def _bury(self, rank: int, how: str) -> None:
-        # casampi itself then gives up what it waits for from that server, and sends it nothing more.
-        self._monitor.set_server_status_keyword(rank, "timeout", True)
         with self._lock:
-            self.living.pop(rank)
+            # casampi itself then gives up what it waits for from that server, and sends it nothing more.
+            self._monitor.set_server_status_keyword(rank, "timeout", True)
             self.lost[rank] = how
+            self.living.pop(rank)
             numbers = [number for number, owner in self._running.items() if owner == rank]
             for number in numbers:
                 del self._running[number]
-                # casampi would otherwise look for its response for ever.
-                self._responses[number] = {"status": "timeout", "successful": False, "ret": None}
+        for number in numbers:
+            self._give_up(number)
         self._died(rank, numbers[0] if numbers else None)
 
 
@@ -257,7 +303,7 @@ def check_client() -> None:
             "start it by: surgeline mpirun -n 4 -- run …; or leave `backend: mpi` out",
         )
     raise ClusterError(
-        f"this process is a {found} of a session: it runs jobs, and starts no MPI session",
+        f"this process runs jobs, as {found.with_article}, and starts no MPI session",
         "give the jobs to the task queue of the session's own process",
     )
 
@@ -327,10 +373,14 @@ def _check(responses: list[dict[str, Any]]) -> list[Any]:
 
 
 def _answer(channel: Channel, rank: int, ask: Ask, query: Any) -> None:
+    answer: Answer | Exception
     try:
-        channel.answer(rank, ask(query))
+        answer = ask(query)
     except SurgelineError as error:
-        channel.answer(rank, error)
+        answer = error
+    except Exception as error:  # noqa: BLE001 - the server waits for an answer, whatever it is
+        answer = ContextError(f"the session could not answer: {type(error).__name__}: {error}", "")
+    channel.answer(rank, answer)
 
 
 def client_introduction() -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shlex
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,11 @@ _NOT_REPEATED = ("--force", "--from")
 
 @dataclass(frozen=True)
 class _End:
-    """How one MPI job ended: `code` and `begun` by the client's notes, `returncode` and `words` by mpirun."""
+    """How one MPI job ended: by the client's notes, and by mpirun's exit code and words."""
 
     code: int | None
     begun: bool
+    running: Mapping[int, str]
     returncode: int
     words: MpirunWords
 
@@ -51,9 +53,11 @@ class _End:
         return self.code is None or (self.code != 0 and self.begun and self.words.tells_of_lost_server())
 
     def cause(self) -> str:
-        """What ended the job."""
+        """What ended the job: which rank, how, and what it ran."""
         if told := self.words.cause():
-            return told
+            rank = re.search(r"\brank (\d+)", told)
+            jobs = self.running.get(int(rank[1])) if rank else None
+            return f"{told} while it ran {jobs}" if jobs else told
         if self.returncode < 0:
             return f"mpirun was killed by {signal.Signals(-self.returncode).name}"
         return f"mpirun ended with exit code {self.returncode}, and did not say why"
@@ -141,7 +145,7 @@ def _run_job(line: Sequence[str], environment: dict[str, str], notes: Notes, sig
             job.end()
             kill_descendants(before)
             job.finish()
-    end = _End(notes.code, notes.begun, process.returncode, job.words)
+    end = _End(notes.code, notes.begun, notes.running(), process.returncode, job.words)
     if end.code is None and not signals and (not end.begun or job.words.cause() is None):
         job.words.show_held_back()
     return end

@@ -195,6 +195,10 @@ class Session:
             self._run_stages()
         except BaseException as caught:
             error = caught
+            if not isinstance(caught, Exception):
+                # When mpirun ends a session because a rank died, what that rank was doing is known only here.
+                for server, jobs in self._backends.doing().items():
+                    self._tell("notice", f"{server} was running {jobs}")
             raise
         finally:
             self._finish(error)
