@@ -165,7 +165,7 @@ def test_an_unknown_section_and_unknown_keys_from_elsewhere_are_told_with_their_
         ("dask: {n_workers: 0}", "dask.n_workers", "greater than 0"),
         ("dask: {start_timeout: soon}", "dask.start_timeout", "number"),
         ("dask: [1, 2]", "dask", "mapping"),
-        ("backend: mpi", "backend", "'serial'"),
+        ("backend: threads", "backend", "'serial'"),
         ("session: {weblog: perhaps}", "session.weblog", "boolean"),
         ("clusters: {batch: {type: slrum}}", "clusters.batch.type", "'slurm'"),
         ("clusters: {batch: {n_workers: 2}}", "clusters.batch.type", "missing"),

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -67,6 +69,56 @@ def misbehave(how: str) -> Any:
     return str(Path.cwd())
 
 
+def started_by_job() -> str:
+    """What a program sees that a job starts, and that uses MPI."""
+    told = "from mpi4py import MPI; print(MPI.COMM_WORLD.size)"
+    return subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+def leave_behind() -> int:
+    return subprocess.Popen(["sleep", "1000"]).pid
+
+
+class Bomb:
+    """Does not survive the way back."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return explode, (os.getpid(),)
+
+
+def explode(process: int) -> None:
+    if os.getpid() != process:
+        raise RuntimeError("on the way")
+
+
+def bomb() -> Bomb:
+    return Bomb()
+
+
+def die_as(worker: str) -> str:
+    from surgeline.work.surroundings import current
+
+    if current().worker == worker:
+        die()
+    return "lived"
+
+
+def asked(size: int) -> list[int]:
+    """The size of an answer, and how many of its bytes are right."""
+    from surgeline.work.surroundings import FactQuery, current
+
+    [(number, text)] = current().facts(FactQuery("large", size, "Observation"))
+    return [number, len(text), text.count("x")]
+
+
+def answer(query: Any) -> list[tuple[int, str]]:
+    if query.context == "nowhere":
+        raise OSError("the store is gone")
+    if query.context == "large":
+        return [(query.version, "x" * query.version)]
+    return [(1, query.context)]
+
+
 def who() -> tuple[int, str]:
     return os.getpid(), os.environ.get("SURGELINE_SET_UP", "")
 
@@ -103,10 +155,10 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def ask_session() -> list[Any]:
+def ask_session(context: str = "the session") -> list[Any]:
     from surgeline.work.surroundings import FactQuery, current
 
-    return current().facts(FactQuery("the session", 3, "Observation"))
+    return current().facts(FactQuery(context, 3, "Observation"))
 
 
 def open_another(backend: str) -> str:
@@ -141,7 +193,7 @@ def contained(folder: Path, vis: str) -> dict[str, Any]:
     from surgeline.work.taskqueue import TaskQueue
 
     seen: dict[str, Any] = {}
-    backend = open_backend(load(overrides=["mpi.retries=1"]), folder=folder, ask=lambda query: [(1, query.context)])
+    backend = open_backend(load(overrides=["mpi.retries=1"]), folder=folder, ask=answer)
     seen["name"], seen["workers"] = backend.name, backend.workers
     queue = TaskQueue(backend)
     queue.map(same, range(500))
@@ -158,11 +210,30 @@ def contained(folder: Path, vis: str) -> dict[str, Any]:
     queue.add_jobrequest("listobs", {"vis": vis, "listfile": "listobs.txt"})
     queue.add_functioncall(ask_session)
     seen["kinds"] = told(queue.get_results())
+    queue.add_functioncall(ask_session, "nowhere")
+    queue.map(asked, [10, *range(100_000, 100_020), 5_000_000])
+    seen["answers"] = told(queue.get_results())
+    queue.map(lambda function: function(), [started_by_job, leave_behind, bomb])
+    seen["started"] = told(queue.get_results())
+    seen["large everywhere"] = [
+        len(outcome.value) for outcome in backend.exec_everywhere(FunctionCall(same, b"x" * 160_000_000))
+    ]
     seen["set up"] = told(backend.exec_everywhere(FunctionCall(set_up, "ready")))
     queue.map(lambda _: who(), range(4))
     seen["who"] = [outcome.value for outcome in queue.get_results()]
     queue.map(open_another, ["dask", "mpi", "auto"])
     seen["others"] = [outcome.value for outcome in queue.get_results()]
+    for turn in range(100):
+        # Some end while they are cancelled.
+        hurried = TaskQueue(backend)
+        hurried.map(time.sleep, [0.002] * 6)
+        time.sleep(0.0005 * (turn % 20))
+        hurried.cancel()
+        hurried.get_results()
+    nested = TaskQueue(backend)
+    nested.add(FunctionCall(wait_for, str(folder / "never"), str(folder / "runs nested")).declare(mpi=True))
+    nested.cancel()
+    seen["nested cancelled"] = told(nested.get_results())
     stuck = TaskQueue(backend)
     stuck.map(wait_for, [str(folder / "go on")] * 3, [str(folder / f"runs {number}") for number in range(3)])
     while not all((folder / f"runs {number}").exists() for number in range(seen["workers"])):
@@ -238,6 +309,30 @@ def beside(folder: Path, vis: str) -> dict[str, Any]:
     return seen
 
 
+def everywhere(folder: Path, vis: str) -> dict[str, Any]:
+    """A server that dies in a job for all of them, and cannot say how, since its folder was removed."""
+    from surgeline.config import load
+    from surgeline.parallel.backend import open_backend
+    from surgeline.work.jobs import FunctionCall
+    from surgeline.work.taskqueue import TaskQueue
+
+    backend = open_backend(load(), folder=folder)
+    shutil.rmtree(folder / "logs" / "mpi")
+    seen = {"died": told(backend.exec_everywhere(FunctionCall(die_as, "server-2")))}
+    queue = TaskQueue(backend)
+    queue.map(same, range(20))
+    seen["after"] = told(queue.get_results())
+    return seen
+
+
+def unclosed(folder: Path, vis: str) -> dict[str, Any]:
+    """A script that closes nothing."""
+    from surgeline.config import load
+    from surgeline.parallel.backend import open_backend
+
+    return {"name": open_backend(load(), folder=folder).name}
+
+
 def hanging(folder: Path, vis: str) -> dict[str, Any]:
     """A server that is stopped, and gives no sign of life."""
     from surgeline.config import load
@@ -277,7 +372,10 @@ def main() -> None:
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     folder = Path(sys.argv[2])
-    scenarios = {function.__name__: function for function in (contained, losing, beside, hanging, waiting)}
+    scenarios = {
+        function.__name__: function
+        for function in (contained, losing, beside, everywhere, unclosed, hanging, waiting)
+    }
     seen = scenarios[sys.argv[1]](folder, sys.argv[3])
     partial = folder / "results.partial"
     partial.write_text(json.dumps(seen))

@@ -28,6 +28,8 @@ from surgeline.work.outcome import Outcome
 from surgeline.work.resources import Resources
 from surgeline.work.taskqueue import Backend, TaskQueue
 
+pytestmark = pytest.mark.mpi
+
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 PLAIN = Path(__file__).with_name("plain_mpi.py")
 

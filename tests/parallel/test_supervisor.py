@@ -21,6 +21,8 @@ from parallel.mpiruns import MPIRUNS, each_mpirun
 from support import processes_in, wait_until
 from surgeline.parallel.supervisor import without_repeats
 
+pytestmark = pytest.mark.mpi
+
 DRIVER = """
 import sys
 from surgeline.errors import SurgelineError

@@ -72,6 +72,8 @@ class Dispatcher(ABC):
     """
 
     workers: int
+    # Whether another worker comes for one that died; otherwise a job that used too much memory would end one by one.
+    replaces_workers = True
 
     def __init__(self, retries: int, lost: Callable[[str, Loss], None] | None) -> None:
         """Prepare to dispatch.
@@ -314,8 +316,8 @@ class Dispatcher(ABC):
             pending.losses.append(loss)
             if self._lost is not None:
                 self._lost(pending.job.declared.name, loss)
-            if len(pending.losses) > self._retries:
-                kind = OUT_OF_MEMORY if how.startswith(OUT_OF_MEMORY) else WORKER_DIED
+            kind = OUT_OF_MEMORY if how.startswith(OUT_OF_MEMORY) else WORKER_DIED
+            if len(pending.losses) > self._retries or (kind == OUT_OF_MEMORY and not self.replaces_workers):
                 number = len(pending.losses)
                 which = f"{number} workers died running it, the last one: " if number > 1 else "its worker died: "
                 self._deliver_failure(pending, Failure(kind, which + how))

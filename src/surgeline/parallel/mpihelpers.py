@@ -40,6 +40,7 @@ class MpiBackend(Dispatcher):
     """
 
     name = "mpi"
+    replaces_workers = False
 
     def __init__(
         self,

@@ -114,17 +114,17 @@ class Server:
             "client_process": set_up.client_process,
         }
         os.write(int(os.environ[_TO_KEEPER]), json.dumps(told).encode() + b"\n")
+        self._surroundings = Surroundings(name)
         if set_up.own_cubes:
             # MPI is here, and what jobs start is no rank.
             self._outside = without_mpi()
             self._outside.__enter__()
         self._rank = rank
-        self._name = name
 
     def connect(self) -> Introduction:
         """Open the channel, as every rank of the session does at the same time."""
         channel = open_channel()
-        self._surroundings = Surroundings(self._name, channel.ask if self._set_up.asking else None)
+        self._surroundings.ask = channel.ask if self._set_up.asking else None
         return Introduction(
             self._rank,
             socket.gethostname(),
