@@ -192,7 +192,7 @@ def test_a_server_killed_in_a_casa_task_is_told_and_its_job_runs_again(losing: S
 def test_parallel_imaging_goes_on_when_a_server_was_lost(losing: Seen) -> None:
     [image] = losing["image"]
     assert image["failure"] is None
-    assert image["worker"] == "client-client"
+    assert image["worker"] == "nested-client"
 
 
 def test_when_no_server_is_left_jobs_fail_and_say_so(losing: Seen) -> None:

@@ -99,7 +99,7 @@ class MpiBackend(Dispatcher):
         self._surroundings = Surroundings("client", ask)
         self._nested = NestedSessions(
             nested_settings(configuration, len(self._servers.living)),
-            replace(set_up, own_cubes=False, prefix="client-"),
+            replace(set_up, own_cubes=False, prefix="nested-"),
         )
         self.workers = len(self._servers.living)
         self.environments = {

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -89,7 +88,7 @@ class Servers:
         self._ending = threading.Event()
         self._work = threading.Event()
         join(server_timeout)
-        self._commands, self._monitor = _within(start_timeout, _start_casampi, set_up.logs)
+        self._commands, self._monitor = _within(start_timeout, _start_casampi)
         self._requests: dict[int, dict[str, Any]] = self._commands.get_command_request_list()
         self._responses: dict[int, dict[str, Any]] = self._commands.get_command_response_list()
         self.living: dict[int, Introduction] = _within(start_timeout, self._set_up, set_up)
@@ -308,7 +307,7 @@ def check_client() -> None:
     )
 
 
-def _start_casampi(logs: Path) -> tuple[Any, Any]:
+def _start_casampi() -> tuple[Any, Any]:
     # casampi's client half of it: the communicators that the servers make at the same moment.
     import_module("casampi.private.start_mpi")
     commands = import_module("casampi.MPICommandClient").MPICommandClient()
