@@ -303,6 +303,15 @@ def test_casa_logs_in_the_log_folder_and_nowhere_else(either: Opened) -> None:
     assert list(Path.cwd().glob("casa-*.log")) == []
 
 
+def test_a_job_can_be_run_once_on_every_worker(either: Opened) -> None:
+    outcomes = either.backend.exec_everywhere(FunctionCall(os.getpid))
+    assert len({outcome.result() for outcome in outcomes}) == either.backend.workers
+    assert len({outcome.worker for outcome in outcomes}) == either.backend.workers
+    (failed, *_) = either.backend.exec_everywhere(FunctionCall(divide, 1, 0))
+    assert failed.failure is not None
+    assert failed.failure.message == "ZeroDivisionError: division by zero"
+
+
 def test_jobs_that_wait_can_be_cancelled(either: Opened, tmp_path: Path) -> None:
     with either.queue() as queue:
         for number in range(2):

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from surgeline import FunctionCall
 from surgeline.context.records import Fact
 from surgeline.stages.stage import Parameters, Stage
-from surgeline.work.procedure import Procedure
+from surgeline.work.procedure import Everywhere, Procedure
 
 
 class Numbers(Fact):
@@ -119,6 +119,29 @@ def _total(stage: Stage, parameters: TotalParameters) -> Procedure[list[Fact]]:
     return [Total(path=parameters.output, total=total)]
 
 
+class PrepareParameters(Parameters):
+    """Nothing to say."""
+
+
+def remember(text: str) -> int:
+    os.environ["CHEAP_STAGES"] = text
+    return os.getpid()
+
+
+def recall(pause: float) -> tuple[int, str | None]:
+    time.sleep(pause)
+    return os.getpid(), os.environ.get("CHEAP_STAGES")
+
+
+def _prepare(stage: Stage, parameters: PrepareParameters) -> Procedure[list[Fact]]:
+    """Sets each worker up, and sees that jobs find it so; says how many workers there are."""
+    processes = yield Everywhere(FunctionCall(remember, "ready"))
+    recalled = yield [FunctionCall(recall, 0.05) for _ in range(8)]
+    assert {text for _, text in recalled} == {"ready"}
+    assert {process for process, _ in recalled} <= set(processes)
+    return [Total(path="prepared", total=len(set(processes)))]
+
+
 class ConsiderParameters(Parameters):
     """Which of the totals to keep."""
 
@@ -143,12 +166,13 @@ def _consider(stage: Stage, parameters: ConsiderParameters) -> Procedure[list[Fa
 
 
 consider = SimpleNamespace(Parameters=ConsiderParameters, run=_consider)
+prepare = SimpleNamespace(Parameters=PrepareParameters, run=_prepare)
 make = SimpleNamespace(Parameters=MakeParameters, run=_make)
 change = SimpleNamespace(Parameters=ChangeParameters, run=_change)
 total = SimpleNamespace(Parameters=TotalParameters, run=_total)
 
 ENTRY_POINTS: Mapping[str, Mapping[str, Any]] = {
-    "surgeline.stages": {name: f"cheap_stages:{name}" for name in ("make", "change", "total", "consider")},
+    "surgeline.stages": {name: f"cheap_stages:{name}" for name in ("make", "change", "total", "consider", "prepare")},
     "surgeline.facts": {"numbers": "cheap_stages:Numbers", "total": "cheap_stages:Total"},
 }
 
