@@ -86,6 +86,7 @@ class DaskBackend(Dispatcher):
         self._latest_nested = ""
         self._alive: set[str] = set()
         self._deaths: dict[str, str] = {}
+        self._latest_address: dict[Any, str] = {}
         self._death_news = threading.Condition()
         self._scratch = tempfile.TemporaryDirectory(prefix="surgeline-", ignore_cleanup_errors=True)
         logs.mkdir(parents=True, exist_ok=True)
@@ -189,7 +190,9 @@ class DaskBackend(Dispatcher):
     def _hear_of_exit(self, event: tuple[float, Any]) -> None:
         message = event[1]
         with self._death_news:
-            self._deaths.setdefault(message["worker"], described_exit(message["exitcode"]))
+            # One that dies as soon as it has an address dies before its nanny knows that.
+            worker = message["worker"] or self._latest_address.get(message["name"], "")
+            self._deaths.setdefault(worker, described_exit(message["exitcode"]))
             self._death_news.notify_all()
 
     def _hear_of_memory(self, event: tuple[float, Any]) -> None:
@@ -202,6 +205,7 @@ class DaskBackend(Dispatcher):
     def _hear_of_worker(self, event: tuple[float, Any]) -> None:
         message = event[1]
         self.environments[message["environment_id"]] = message["environment"]
+        self._latest_address[message["name"]] = message["worker"]
         self._alive.add(message["worker"])
         self._news.put(LOOK)
 

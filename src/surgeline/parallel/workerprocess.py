@@ -42,7 +42,7 @@ class TellingNanny(Nanny):  # type: ignore[misc]
     def _on_worker_exit_sync(self, exitcode: int | None) -> None:
         # A worker that ends because it was told to is no news.
         if self.status == Status.running:
-            self.log_event(EXIT_TOPIC, {"worker": self.worker_address, "exitcode": exitcode})
+            self.log_event(EXIT_TOPIC, {"worker": self.worker_address, "name": self.name, "exitcode": exitcode})
         super()._on_worker_exit_sync(exitcode)
 
     async def kill(self, timeout: float = 5, reason: str = "nanny-kill") -> None:
@@ -97,6 +97,7 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
             READY_TOPIC,
             {
                 "worker": worker.address,
+                "name": worker.name,
                 "environment_id": self.surroundings.environment_id,
                 "environment": dict(self.surroundings.environment),
             },
