@@ -232,6 +232,7 @@ def test_dask_in_an_mpi_session_gives_the_same_pixels(serial: Path, tmp_path: Pa
     stages = json.loads((workdir / "run.json").read_text())["stages"]
     workers = {stage["name"]: {job["worker"][:7] for job in stage["jobs"]} for stage in stages}
     assert workers.pop("moments") == {"server-"}
+    assert {stage["cluster"] for stage in stages if stage["name"] == "moments"} == {"MPI session"}
     assert set().union(*workers.values()) == {"worker-"}
 
 

@@ -435,6 +435,8 @@ class Session:
     def _backend(self, request: StageRequest) -> Backend:
         backend = self._backends.get(request.cluster, request.backend)
         self._record.set(backend=backend.name, workers=self._backends.workers)
+        if backend.name == "mpi":
+            self._record.stage(request.name, cluster="MPI session")
         return backend
 
     def _answer(self, query: FactQuery) -> Answer:
