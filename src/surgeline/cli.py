@@ -138,14 +138,14 @@ def mpirun(
     import shlex
     from functools import partial
 
+    from surgeline.clusters.local import workers_that_fit
     from surgeline.parallel.mpirun import command, find_launcher
     from surgeline.parallel.supervisor import supervise
-    from surgeline.work.allowance import allowance
 
     configuration = _configuration_of_session(arguments)
     settings = configuration.settings
     launcher = find_launcher(settings.mpi.mpirun)
-    ranks = ranks if ranks is not None else max(1, allowance().cores // settings.worker.threads) + 1
+    ranks = ranks if ranks is not None else workers_that_fit(configuration) + 1
     program = [sys.executable, "-m", "surgeline.cli"]
     if show:
         line = command(launcher, ranks, [*program, *arguments], os.environ, root=os.geteuid() == 0)

@@ -42,27 +42,40 @@ def plan(configuration: Configuration, name: str) -> LocalPlan:
     Raises:
         ConfigError: worker.memory is no amount of memory.
     """
-    allowed = allowance()
     settings = configuration.settings
     cluster = settings.clusters[name]
     asked = cluster.n_workers if cluster.n_workers is not None else settings.dask.n_workers
-    workers = max(1, allowed.cores // settings.worker.threads) if asked == "auto" else asked
-    memory = settings.worker.memory
-    try:
-        if memory == "auto":
-            limit = allowed.memory // workers if allowed.memory else None
-        else:
-            limit = parse_bytes(memory)
-    except ValueError as error:
-        origin = next(value.origin for value in configuration.values if value.key == ("worker", "memory"))
-        raise ConfigError(f"{origin}: worker.memory: {error}", "or write auto, or null for no limit") from error
+    workers = workers_that_fit(configuration) if asked == "auto" else asked
     return LocalPlan(
         workers,
         settings.worker.threads,
-        limit,
+        memory_of_each(configuration, workers),
         settings.dask.host,
         settings.dask.dashboard_address,
     )
+
+
+def workers_that_fit(configuration: Configuration) -> int:
+    """As many workers as have a core for each of their threads; one at least."""
+    return max(1, allowance().cores // configuration.settings.worker.threads)
+
+
+def memory_of_each(configuration: Configuration, workers: int) -> int | None:
+    """The bytes that each of so many workers on this machine may use, or None for no limit.
+
+    Raises:
+        ConfigError: worker.memory is no amount of memory.
+    """
+    asked = configuration.settings.worker.memory
+    if asked == "auto":
+        memory = allowance().memory
+        return memory // workers if memory else None
+    try:
+        limit: int | None = parse_bytes(asked)
+    except ValueError as error:
+        origin = next(value.origin for value in configuration.values if value.key == ("worker", "memory"))
+        raise ConfigError(f"{origin}: worker.memory: {error}", "or write auto, or null for no limit") from error
+    return limit
 
 
 def start(asked: LocalPlan, worker_class: type[Any], scratch: Path, preloads: Sequence[str] = ()) -> Any:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from surgeline.clusters import local
 from surgeline.config import Configuration, load
 from surgeline.errors import ClusterError
-from surgeline.parallel.environment import Role, role
+from surgeline.parallel.environment import Role, check_client, role
 from surgeline.paths import casa_log
 from surgeline.work.casaprocess import CasaProcess
 from surgeline.work.outcome import Loss
 from surgeline.work.surroundings import Ask
 from surgeline.work.taskqueue import Backend
+
+if TYPE_CHECKING:
+    from surgeline.parallel.mpihelpers import MpiBackend
 
 
 def choose(configuration: Configuration, cluster: str | None = None, asked: str | None = None) -> tuple[str, str]:
@@ -40,11 +43,8 @@ def choose(configuration: Configuration, cluster: str | None = None, asked: str 
                 "give the jobs to the task queue of the session's own process",
             )
         return "serial", f"this process is {found.with_article}, and starts no workers"
-    if wanted == "mpi" and found is not Role.MPI_CLIENT:
-        raise ClusterError(
-            "backend mpi needs an MPI session, and this process was not started by mpirun",
-            "start it by: surgeline mpirun -n 4 -- run …; or leave `backend: mpi` out",
-        )
+    if wanted == "mpi":
+        check_client()
     if wanted is not None:
         return wanted, f"the {'stage' if asked else 'configuration'} says backend: {wanted}"
     if found is Role.MPI_CLIENT:
@@ -92,6 +92,7 @@ class Backends:
         self._starting = starting or (lambda _: None)
         self._opening = threading.Lock()
         self._opened: dict[str, Backend] = {}
+        self._mpi: MpiBackend | None = None
         self._closed = False
 
     def get(self, cluster: str | None = None, asked: str | None = None) -> Backend:
@@ -126,10 +127,7 @@ class Backends:
 
     def doing(self) -> dict[str, str]:
         """Which jobs each busy server of an MPI session has."""
-        from surgeline.parallel.mpihelpers import MpiBackend
-
-        mpi = self._opened.get("mpi")
-        return mpi.doing() if isinstance(mpi, MpiBackend) else {}
+        return self._mpi.doing() if self._mpi is not None else {}
 
     def close(self) -> None:
         """Stop all workers."""
@@ -175,7 +173,8 @@ class Backends:
         from surgeline.parallel.mpihelpers import MpiBackend
 
         self._starting("the servers of the MPI session")
-        return MpiBackend(self._configuration, self._folder, self._logs, self._lost, self._ask)
+        self._mpi = MpiBackend(self._configuration, self._folder, self._logs, self._lost, self._ask)
+        return self._mpi
 
 
 def open_backend(

@@ -20,7 +20,6 @@ from surgeline.parallel import workerpreload
 from surgeline.parallel.casampi_session import nested_settings, servers_asked
 from surgeline.parallel.dispatch import LOOK, OUT_OF_MEMORY, Bundle, Dispatcher, described_exit
 from surgeline.parallel.environment import without_mpi
-from surgeline.work.execution import execute_pickled
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Failure, Loss
 from surgeline.work.surroundings import Ask
@@ -159,20 +158,19 @@ class DaskBackend(Dispatcher):
 
     def _start(self, bundle: Bundle) -> None:
         pickled = [pending.pickled for pending in bundle.jobs]
-        if bundle.jobs[0].job.declared.mpi:
-            # An MPI session that is idle there saves the next one's start.
-            near = [self._latest_nested] if self._latest_nested in self._alive else None
-            bundle.handle = self._client.submit(
-                _run_nested_on_worker,
-                pickled,
-                key=bundle.key,
-                pure=False,
-                workers=near,
-                allow_other_workers=near is not None,
-            )
-        else:
-            # pure=False: jobs have side effects, so equal ones are not the same one.
-            bundle.handle = self._client.submit(_run_on_worker, pickled, key=bundle.key, pure=False)
+        mpi = bundle.jobs[0].job.declared.mpi
+        # An MPI session that is idle there saves the next one's start.
+        near = [self._latest_nested] if mpi and self._latest_nested in self._alive else None
+        # pure=False: jobs have side effects, so equal ones are not the same one.
+        bundle.handle = self._client.submit(
+            _run_on_worker,
+            pickled,
+            mpi,
+            key=bundle.key,
+            pure=False,
+            workers=near,
+            allow_other_workers=near is not None,
+        )
         bundle.handle.add_done_callback(lambda done: self._news.put(done.key))
 
     def _places(self, job: Job) -> int:
@@ -245,30 +243,21 @@ class DaskBackend(Dispatcher):
             return self._deaths.get(worker, "its connection broke")
 
 
-def _run_on_worker(pickled_jobs: list[bytes]) -> tuple[str, list[bytes]]:
+def _run_on_worker(pickled_jobs: list[bytes], mpi: bool) -> tuple[str, list[bytes]]:
+    """Run jobs on the Dask worker that this is; its address, and their outcomes."""
     from distributed import get_worker
 
     from surgeline.parallel.workerprocess import CasaWorker
 
     worker = get_worker()
-    surroundings = worker.plugins[CasaWorker.name].surroundings
-    return worker.address, [execute_pickled(pickled, surroundings) for pickled in pickled_jobs]
-
-
-def _run_nested_on_worker(pickled_jobs: list[bytes]) -> tuple[str, list[bytes]]:
-    from distributed import get_worker
-
-    from surgeline.parallel.workerprocess import CasaWorker
-
-    worker = get_worker()
-    plugin = worker.plugins[CasaWorker.name]
-    return worker.address, [plugin.nested.execute_pickled(pickled, plugin.surroundings) for pickled in pickled_jobs]
+    return worker.address, worker.plugins[CasaWorker.name].run(pickled_jobs, mpi)
 
 
 def _run_directly(pickled: bytes, dask_worker: Any) -> bytes:
     from surgeline.parallel.workerprocess import CasaWorker
 
-    return execute_pickled(pickled, dask_worker.plugins[CasaWorker.name].surroundings)
+    results: list[bytes] = dask_worker.plugins[CasaWorker.name].run([pickled], mpi=False)
+    return results[0]
 
 
 def _is_worker(child: psutil.Process) -> bool:

@@ -17,8 +17,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _KILLING_SECONDS = 10.0
 
 
-def ends_with_parent() -> Callable[[], None]:
-    """For Popen's preexec_fn: the child gets SIGTERM when this process is gone.
+def ends_with_parent(by: signal.Signals = signal.SIGTERM) -> Callable[[], None]:
+    """For a child to call when it begins, as Popen's preexec_fn: it gets a signal when this process is gone.
 
     Linux sends it at the end of the thread that started the child, and again at that of each thread left. mpirun
     takes a second signal for impatience and leaves its ranks behind; so this process has to have one thread only.
@@ -29,7 +29,7 @@ def ends_with_parent() -> Callable[[], None]:
     libc = ctypes.CDLL(None)
 
     def arrange() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        libc.prctl(_PR_SET_PDEATHSIG, by)
         if os.getppid() != parent:  # it was gone already
             os._exit(1)
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from enum import StrEnum
 from itertools import count
 
+from surgeline.errors import ClusterError
+
 # What mpirun, mpiexec and srun tell the processes that they start, and MPI_Init the libraries below it. What users
 # set of the same families stays: MCA parameters, where an installation lies, that root may run.
 _TELLS_A_RANK = re.compile(
@@ -67,6 +69,26 @@ def role() -> Role:
     if size in (None, "1") or rank is None:
         return Role.PLAIN
     return Role.MPI_CLIENT if rank == "0" else Role.MPI_SERVER
+
+
+def check_client() -> None:
+    """Check that this process may open an MPI session.
+
+    Raises:
+        ClusterError: it is a server or a Dask worker, or was not started by mpirun.
+    """
+    found = role()
+    if found is Role.MPI_CLIENT:
+        return
+    if found is Role.PLAIN:
+        raise ClusterError(
+            "backend mpi needs an MPI session, and this process was not started by mpirun",
+            "start it by: surgeline mpirun -n 4 -- run …; or leave `backend: mpi` out",
+        )
+    raise ClusterError(
+        f"this process runs jobs, as {found.with_article}, and starts no MPI session",
+        "give the jobs to the task queue of the session's own process",
+    )
 
 
 def clean_environment(variables: Mapping[str, str] = os.environ) -> dict[str, str]:

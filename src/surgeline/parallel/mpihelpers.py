@@ -12,20 +12,19 @@ from pathlib import Path
 
 import cloudpickle
 
+from surgeline.clusters import local
 from surgeline.config import Configuration
 from surgeline.errors import ClusterError
 from surgeline.parallel.casampi_session import NestedSessions, nested_settings
 from surgeline.parallel.dispatch import LOOK, WORKER_DIED, Bundle, Dispatcher, Pending
 from surgeline.parallel.mpinotes import tell_running
 from surgeline.parallel.mpiserver import SetUp
-from surgeline.parallel.servers import Servers, check_client, client_introduction
+from surgeline.parallel.servers import Servers, client_introduction
 from surgeline.paths import casa_log, mpi_notes
-from surgeline.work.allowance import allowance
 from surgeline.work.casaprocess import CasaProcess, errors_to
 from surgeline.work.execution import execute_pickled
 from surgeline.work.jobs import Job, JobRequest
 from surgeline.work.outcome import Failure, Loss, Outcome
-from surgeline.work.resources import parse_bytes
 from surgeline.work.surroundings import Ask, Surroundings
 
 
@@ -62,7 +61,6 @@ class MpiBackend(Dispatcher):
         Raises:
             ClusterError: this process is no client of an MPI session, or a server did not start.
         """
-        check_client()
         settings = configuration.settings
         super().__init__(settings.mpi.retries, lost)
         process = CasaProcess(folder, casa_log(logs, "session"), settings.casaconfig, settings.worker.threads)
@@ -83,7 +81,7 @@ class MpiBackend(Dispatcher):
             mpi_notes(logs),
             dict(settings.casaconfig),
             settings.worker.threads,
-            _memory_of_each(configuration),
+            local.memory_of_each(configuration, _servers_here()),
             ask is not None,
             host,
             number,
@@ -268,11 +266,6 @@ def _is_parallel_continuum(job: Job) -> bool:
     return isinstance(job, JobRequest) and job.task == "tclean" and job.arguments.get("specmode", "mfs") == "mfs"
 
 
-def _memory_of_each(configuration: Configuration) -> int | None:
-    """The bytes that each server on a machine may use: a number, or its share where all run on this one."""
-    asked = configuration.settings.worker.memory
-    if asked != "auto":
-        return int(parse_bytes(asked)) if asked is not None else None
-    beside = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "2")) - 1
-    memory = allowance().memory
-    return memory // max(1, beside) if memory is not None else None
+def _servers_here() -> int:
+    """How many of the servers share this machine, the client's."""
+    return max(1, int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "2")) - 1)

@@ -25,7 +25,6 @@ _RUNNING = "running-{}.json"
 
 # Where this process leaves its notes; None where nobody waits for them.
 _folder: Path | None = None
-_has_begun = False
 
 
 def find_supervisor() -> None:
@@ -44,10 +43,8 @@ def tell_begun() -> None:
     Raises:
         ClusterError: the supervisor's folder is not there.
     """
-    global _has_begun
-    if _folder is None or _has_begun:
+    if _folder is None or (_folder / _BEGUN).exists():
         return
-    _has_begun = True
     try:
         _write(_folder / _BEGUN, {"pid": os.getpid(), "host": socket.gethostname()})
     except OSError as error:

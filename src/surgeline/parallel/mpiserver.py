@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import select
@@ -21,6 +20,7 @@ from typing import Any, NoReturn
 
 import cloudpickle
 
+from surgeline.parallel.descendants import adopted_orphans, ends_with_parent, kill_descendants
 from surgeline.parallel.dispatch import OUT_OF_MEMORY, described_exit
 from surgeline.parallel.environment import Role, role, without_mpi
 from surgeline.parallel.mpichannel import join, open_channel
@@ -35,7 +35,6 @@ _LOOK_SECONDS = 0.2
 _TO_KEEPER = "SURGELINE_MPI_KEEPER"
 # How long casampi waits for a sign of life before the session has told its own limit.
 _FIRST_TIMEOUT = 60.0
-_SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36
 
 
 @dataclass(frozen=True)
@@ -160,19 +159,16 @@ def _keep() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from_server, to_keeper = os.pipe()
     launcher = os.getppid()
-    keeper = os.getpid()
-    libc = ctypes.CDLL(None)
+    end_with_keeper = ends_with_parent(signal.SIGKILL)
     # What a server had started is the keeper's to end.
-    libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    server = os.fork()
-    if server == 0:
-        libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != keeper:
-            os._exit(1)
-        os.close(from_server)
-        _serve(to_keeper)
-    os.close(to_keeper)
-    _Keeper(server, launcher, from_server).watch()
+    with adopted_orphans():
+        server = os.fork()
+        if server == 0:
+            end_with_keeper()
+            os.close(from_server)
+            _serve(to_keeper)
+        os.close(to_keeper)
+        _Keeper(server, launcher, from_server).watch()
 
 
 def _serve(to_keeper: int) -> NoReturn:
@@ -224,7 +220,7 @@ class _Keeper:
                 if server_end_request(Path(self._told["notes"]), self._rank).exists():
                     self._reason = "it did not answer, and was ended"
                     os.kill(self._server, signal.SIGKILL)
-        self._end_children()
+        kill_descendants(())
         code = os.waitstatus_to_exitcode(ended[1])
         self._listen()
         if code == 0 or not self._told:
@@ -275,12 +271,3 @@ class _Keeper:
         if used > limit:
             self._reason = f"{OUT_OF_MEMORY}: it used {used / 1e9:.2f} GB of the {limit / 1e9:.2f} GB that it may use"
             os.kill(self._server, signal.SIGKILL)
-
-    def _end_children(self) -> None:
-        import psutil
-
-        for child in psutil.Process().children(recursive=True):
-            try:
-                child.kill()
-            except psutil.Error:
-                continue

@@ -20,7 +20,7 @@ import cloudpickle
 import psutil
 
 from surgeline.errors import ClusterError, ContextError, SurgelineError
-from surgeline.parallel.environment import Role, role
+from surgeline.parallel.environment import check_client
 from surgeline.parallel.mpichannel import Channel, join, open_channel
 from surgeline.parallel.mpiserver import Introduction, SetUp
 from surgeline.parallel.parcel import Parcel, discard, pack, unpack
@@ -285,26 +285,6 @@ class Servers:
         for number in numbers:
             self._give_up(number)
         self._died(rank, numbers[0] if numbers else None)
-
-
-def check_client() -> None:
-    """Check that this process may open an MPI session.
-
-    Raises:
-        ClusterError: it is a server or a Dask worker, or was not started by mpirun.
-    """
-    found = role()
-    if found is Role.MPI_CLIENT:
-        return
-    if found is Role.PLAIN:
-        raise ClusterError(
-            "backend mpi needs an MPI session, and this process was not started by mpirun",
-            "start it by: surgeline mpirun -n 4 -- run …; or leave `backend: mpi` out",
-        )
-    raise ClusterError(
-        f"this process runs jobs, as {found.with_article}, and starts no MPI session",
-        "give the jobs to the task queue of the session's own process",
-    )
 
 
 def _start_casampi() -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ import asyncio
 import os
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -24,6 +24,7 @@ from surgeline.parallel.environment import without_mpi
 from surgeline.parallel.mpiserver import SetUp
 from surgeline.paths import casa_log, safe_name
 from surgeline.work.casaprocess import CasaProcess
+from surgeline.work.execution import execute_pickled
 from surgeline.work.surroundings import Answer, Ask, FactQuery, Surroundings
 
 EXIT_TOPIC = "surgeline-worker-exit"
@@ -102,6 +103,11 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
                 "environment": dict(self.surroundings.environment),
             },
         )
+
+    def run(self, pickled_jobs: Sequence[bytes], mpi: bool) -> list[bytes]:
+        """Run pickled jobs, one after the other, in this process or in MPI sessions; their pickled outcomes."""
+        execute = self.nested.execute_pickled if mpi else execute_pickled
+        return [execute(pickled, self.surroundings) for pickled in pickled_jobs]
 
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the worker is to end: at once, since CASA takes a second to unload itself."""
