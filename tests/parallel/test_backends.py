@@ -522,6 +522,20 @@ def test_a_job_that_kills_every_worker_fails_and_the_innocent_are_unharmed(dask:
     assert [(outcome.value, outcome.losses) for outcome in innocent] == [(number, ()) for number in range(8)]
 
 
+def test_how_a_worker_died_is_told_of_one_that_dies_before_its_nanny_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # How often a nanny looks whether the process that it started is there: each job dies in between.
+    monkeypatch.setattr("distributed.nanny.WorkerProcess._init_msg_interval", 1.0)
+    found = opened(tmp_path, "backend=dask", "dask.n_workers=1", "dask.retries=2")
+    try:
+        outcome = found.run(os._exit, 7)
+    finally:
+        found.backend.close()
+    assert outcome.failure is not None
+    assert [loss.how for loss in outcome.losses] == ["its process ended with exit code 7"] * 3
+
+
 def test_short_jobs_that_die_together_are_told_apart(dask: Opened) -> None:
     def short(number: int) -> int:
         if number == 25:

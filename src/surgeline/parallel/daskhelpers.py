@@ -188,8 +188,9 @@ class DaskBackend(Dispatcher):
     def _hear_of_exit(self, event: tuple[float, Any]) -> None:
         message = event[1]
         with self._death_news:
-            # One that dies as soon as it has an address dies before its nanny knows that.
-            worker = message["worker"] or self._latest_address.get(message["name"], "")
+            # One that dies as soon as it has an address dies before its nanny knows that; which then tells none, or
+            # that of the one before.
+            worker = self._latest_address.get(message["name"]) or message["worker"] or ""
             self._deaths.setdefault(worker, described_exit(message["exitcode"]))
             self._death_news.notify_all()
 
