@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -279,7 +279,7 @@ def _validated(merged: dict[Key, Value]) -> Settings:
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
-        raise _explained(error, merged) from error
+        raise explained(error, merged.values(), Settings) from error
     if settings.dask.cluster not in settings.clusters:
         origin = merged[("dask", "cluster")].origin
         raise ConfigError(
@@ -289,34 +289,47 @@ def _validated(merged: dict[Key, Value]) -> Settings:
     return settings
 
 
-def _explained(error: ValidationError, merged: dict[Key, Value]) -> ConfigError:
-    """Say the first of pydantic's complaints as origin, key, cause and way out."""
+def explained(
+    error: ValidationError, values: Collection[Value], model: type[BaseModel], within: Key = ()
+) -> ConfigError:
+    """Say the first of pydantic's complaints as origin, key, cause and way out.
+
+    Args:
+        error: the complaints.
+        values: what was validated, each with its origin.
+        model: what it was validated as.
+        within: the section of the configuration that the model describes.
+    """
     first = error.errors()[0]
-    key = tuple(str(part) for part in first["loc"])
-    origin = next((value.origin for known, value in merged.items() if known[: len(key)] == key), None)
-    while origin is None and key:
-        # A union's branch names come last in the location and are no keys of the file.
+    key = (*within, *(str(part) for part in first["loc"]))
+    # A union's branch names come last in the location and are no keys of the file.
+    while (origin := _origin(key, values)) is None and key:
         key = key[:-1]
-        origin = next((value.origin for known, value in merged.items() if known[: len(key)] == key), None)
     name = ".".join(key)
     if first["type"] == "extra_forbidden":
-        return ConfigError(f"{origin}: unknown key {name!r}", nearest(key[-1], _keys_of(key[:-1])))
+        valid = _keys_of(key[len(within) : -1], model)
+        return ConfigError(f"{origin}: unknown key {name!r}", nearest(key[-1], valid))
     if first["type"] == "missing":
-        missing = ".".join(str(part) for part in first["loc"])
+        missing = ".".join((*within, *(str(part) for part in first["loc"])))
         return ConfigError(f"{origin}: {missing} is missing", "add it")
     reasons = dict.fromkeys(
-        in_words_of_yaml(part["msg"]) for part in error.errors() if tuple(map(str, part["loc"]))[: len(key)] == key
+        in_words_of_yaml(part["msg"])
+        for part in error.errors()
+        if (*within, *map(str, part["loc"]))[: len(key)] == key
     )
     return ConfigError(f"{origin}: {name} = {first['input']!r}: " + "; or ".join(reasons), "correct the value")
 
 
-def _keys_of(section: Key) -> list[str]:
-    model: type[BaseModel] = Settings
+def _origin(key: Key, values: Collection[Value]) -> str | None:
+    return next((value.origin for value in values if value.key[: len(key)] == key), None)
+
+
+def _keys_of(section: Key, model: type[BaseModel]) -> list[str]:
+    annotation: Any = model
     for part in section:
-        annotation = model.model_fields[part].annotation
-        assert isinstance(annotation, type)
-        model = annotation
-    return list(model.model_fields)
+        # A mapping's keys are names that the user gave; what it maps to is what describes them.
+        annotation = get_args(annotation)[1] if get_args(annotation) else annotation.model_fields[part].annotation
+    return list(annotation.model_fields)
 
 
 def _check_casaconfig(merged: dict[Key, Value]) -> None:

@@ -74,6 +74,16 @@ def casa_log(folder: Path, worker: str) -> Path:
     return folder / f"casa-{safe_name(worker)}.log"
 
 
+def queue_folder(logs: Path, name: str) -> Path:
+    """Where the queue jobs of a session write, and what lets their workers in; `name` is the jobs' own."""
+    return logs / name
+
+
+def cancel_note(folder: Path) -> Path:
+    """What says how to cancel the queue jobs that write to a folder."""
+    return folder / "cancel.json"
+
+
 def mpi_notes(logs: Path) -> Path:
     """Where the servers of an MPI session leave notes of deaths, and large parcels."""
     return logs / "mpi"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
-import random
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+
+from services.ports import free_port
 
 USER, PASSWORD = "surgeline", "p4ss-of-the-tests"
 
@@ -28,7 +28,7 @@ class PostgreSQL:
         self.folder = Path(tempfile.mkdtemp(prefix="surgeline-postgresql-"))
         # PostgreSQL refuses to run as root.
         self._account = _account() if os.geteuid() == 0 else None
-        self.port = _free_port()
+        self.port = free_port()
         password = self.folder / "password"
         password.write_text(PASSWORD)
         if self._account is not None:
@@ -133,12 +133,3 @@ def _account() -> pwd.struct_passwd:
         return pwd.getpwnam("postgres")
     except KeyError:
         return pwd.getpwnam("nobody")
-
-
-def _free_port() -> int:
-    # Below those that the system gives to clients, one of which could take it while the server is stopped.
-    while True:
-        port = random.randrange(20000, 30000)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surgeline.clusters.daskoptions import dask_options
 from surgeline.config import Configuration
 from surgeline.errors import ConfigError
 from surgeline.work.allowance import allowance
-from surgeline.work.casaprocess import thread_environment
 from surgeline.work.resources import parse_bytes
 
 
@@ -100,28 +100,7 @@ def start(asked: LocalPlan, worker_class: type[Any], scratch: Path, preloads: Se
         def _update_worker_status(self, op: str, msg: Any) -> None:
             Cluster._update_worker_status(self, op, msg)
 
-    of_user = dask.config.get("distributed.worker.preload")
-    options = {
-        "distributed.worker.preload": [*preloads, *([of_user] if isinstance(of_user, str) else of_user)],
-        # The backend itself runs jobs again, with the record of how each worker died.
-        "distributed.scheduler.allowed-failures": 0,
-        # Dask cannot free what CASA's C++ holds, so it must not pause or spill; the nanny watches real memory.
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-        "distributed.worker.memory.terminate": 1.0,
-        # Dask's own MALLOC_TRIM_THRESHOLD_ is left out: with it CASA's temporaries are paged in anew each time.
-        "distributed.nanny.pre-spawn-environ": thread_environment(asked.threads),
-        "distributed.admin.tick.limit": "1h",
-        # What Dask measures of itself costs workers time, and nobody looks at it here.
-        "distributed.worker.profile.enabled": False,
-        "distributed.admin.system-monitor.interval": "5s",
-        "distributed.admin.system-monitor.gil.enabled": False,
-        # No worker is ever sent a second job, so there is nothing to steal.
-        "distributed.scheduler.work-stealing": False,
-        "distributed.scheduler.active-memory-manager.start": False,
-    }
-    with dask.config.set(options):
+    with dask.config.set(dask_options(asked.threads, preloads)):
         return LastingCluster(
             n_workers=asked.workers,
             threads_per_worker=1,

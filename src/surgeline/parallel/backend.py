@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from surgeline.clusters import local
+from surgeline.clusters.batch import BATCH_TYPES
 from surgeline.config import Configuration, load
 from surgeline.errors import ClusterError
 from surgeline.parallel.environment import Role, check_client, role
+from surgeline.parallel.foresight import NOTHING_MORE, Foreseen
 from surgeline.paths import casa_log
 from surgeline.work.casaprocess import CasaProcess
 from surgeline.work.outcome import Loss
@@ -18,6 +21,7 @@ from surgeline.work.surroundings import Ask
 from surgeline.work.taskqueue import Backend
 
 if TYPE_CHECKING:
+    from surgeline.parallel.batchworkers import BatchWorkers
     from surgeline.parallel.mpihelpers import MpiBackend
 
 
@@ -73,6 +77,7 @@ class Backends:
         lost: Callable[[str, Loss], None] | None = None,
         ask: Ask | None = None,
         starting: Callable[[str], None] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare; nothing is started.
 
@@ -83,6 +88,7 @@ class Backends:
             lost: called with a job's name and its Loss when a worker dies running it.
             ask: answers jobs that ask for facts of the session's context; called in threads of its own.
             starting: called with a description of the workers that are about to be started.
+            tell: called with what a user wants to know.
         """
         self._configuration = configuration
         self._folder = folder
@@ -90,10 +96,26 @@ class Backends:
         self._lost = lost
         self._ask = ask
         self._starting = starting or (lambda _: None)
+        self._tell = tell or (lambda _: None)
         self._opening = threading.Lock()
         self._opened: dict[str, Backend] = {}
         self._mpi: MpiBackend | None = None
+        # The clusters with a queue that are open, by name.
+        self.surging: dict[str, BatchWorkers] = {}
+        # Of all others that were opened, how many workers each has, and when (Unix time) these were ready.
+        self.standing: list[tuple[int, float]] = []
         self._closed = False
+
+    def foresee(self, foreseen: Mapping[str, Foreseen]) -> None:
+        """Tell clusters with a queue what comes next, by their names; those that are not open are opened.
+
+        Raises:
+            ClusterError: a workload manager refuses workers, in its own words.
+        """
+        for name in foreseen:
+            self.get(name)
+        for name, workers in list(self.surging.items()):
+            workers.foresee(foreseen.get(name, NOTHING_MORE))
 
     def get(self, cluster: str | None = None, asked: str | None = None) -> Backend:
         """The backend for jobs of a cluster, started if need be; see `choose`.
@@ -149,6 +171,8 @@ class Backends:
     def _get(self, key: str, start: Callable[[], Backend]) -> Backend:
         if key not in self._opened:
             self._opened[key] = start()
+            if key.removeprefix("dask ") not in self.surging:
+                self.standing.append((self._opened[key].workers, time.time()))
         return self._opened[key]
 
     def _open_serial(self) -> Backend:
@@ -163,11 +187,30 @@ class Backends:
         return SerialBackend(process, self._ask, nested_settings(self._configuration, cores))
 
     def _open_dask(self, name: str) -> Backend:
-        from surgeline.parallel.daskhelpers import DaskBackend
+        kind = self._configuration.settings.clusters[name].type
+        if kind in BATCH_TYPES:
+            return self._open_batch(name)
+        if kind != "local":
+            raise ClusterError(
+                f"cluster {name!r} is of type {kind!r}, and this version starts none of that type",
+                f"name a cluster of one of the types local, {', '.join(BATCH_TYPES)}, or leave `cluster:` out",
+            )
+        from surgeline.parallel.localworkers import LocalWorkers
 
-        if self._configuration.settings.clusters[name].type == "local":
-            self._starting(str(local.plan(self._configuration, name)))
-        return DaskBackend(self._configuration, name, self._folder, self._logs, self._lost, self._ask)
+        self._starting(str(local.plan(self._configuration, name)))
+        return LocalWorkers(self._configuration, name, self._folder, self._logs, self._lost, self._ask)
+
+    def _open_batch(self, name: str) -> Backend:
+        from surgeline.parallel.batchworkers import BatchWorkers
+
+        workers = BatchWorkers(self._configuration, name, self._folder, self._logs, self._lost, self._ask, self._tell)
+        self.surging[name] = workers
+        otherwise = workers.otherwise
+        if otherwise is None:
+            return workers
+        from surgeline.parallel.otherwise import Otherwise
+
+        return Otherwise(workers, lambda: self.get(otherwise), self._tell)
 
     def _open_mpi(self) -> Backend:
         from surgeline.parallel.mpihelpers import MpiBackend

@@ -45,21 +45,21 @@ class NestedSettings:
 
     Attributes:
         mpirun: the mpirun to use; None for the one that is found.
-        servers: servers of a session for a job that does not say its cores.
+        servers: servers of a session for a job that does not say its cores; None: one for each core of the worker.
         start_timeout: seconds to wait for the servers.
         server_timeout: seconds without a sign of life after which a server is given up.
         idle_seconds: how long a session waits for the next job.
     """
 
     mpirun: str | None
-    servers: int
+    servers: int | None
     start_timeout: float
     server_timeout: float
     idle_seconds: float
 
 
-def nested_settings(configuration: Configuration, workers: int) -> NestedSettings:
-    """What the configuration says of nested sessions, beside so many workers."""
+def nested_settings(configuration: Configuration, workers: int | None) -> NestedSettings:
+    """What the configuration says of nested sessions, beside so many workers; None: in one with cores of its own."""
     settings = configuration.settings.mpi
     servers = workers if settings.servers == "auto" else settings.servers
     return NestedSettings(
@@ -70,7 +70,7 @@ def nested_settings(configuration: Configuration, workers: int) -> NestedSetting
 def servers_asked(job: Job, settings: NestedSettings) -> int:
     """How many servers a job asks for: as many as cores, where it says them."""
     cores = job.declared.resources.cores
-    return cores if cores > 1 else settings.servers
+    return cores if cores > 1 else settings.servers or 1
 
 
 class NestedSessions:

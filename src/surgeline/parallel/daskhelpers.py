@@ -1,39 +1,38 @@
-"""The Dask backend: start, use and stop a cluster."""
+"""The Dask backend: start, use and stop a cluster, wherever its workers are."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from surgeline.clusters import local
 from surgeline.config import Configuration
 from surgeline.errors import ClusterError
-from surgeline.parallel import workerpreload
-from surgeline.parallel.casampi_session import nested_settings, servers_asked
+from surgeline.parallel.casampi_session import NestedSettings, nested_settings
+from surgeline.parallel.crew import Crew, Worker
 from surgeline.parallel.dispatch import LOOK, OUT_OF_MEMORY, Bundle, Dispatcher, described_exit
 from surgeline.parallel.environment import without_mpi
-from surgeline.work.jobs import Job
+from surgeline.parallel.waiting import Pending
 from surgeline.work.outcome import Failure, Loss
 from surgeline.work.surroundings import Ask
 
 # How long the news of how a worker died may take to follow the news that it did.
 _DEATH_NEWS_SECONDS = 3.0
-# How long a nanny may take to replace a worker.
-_REPLACEMENT_SECONDS = 60.0
+# How long Dask may take to tell of the job of a worker that it has told to be gone.
+_LOST_JOB_SECONDS = 1.0
 
 
 class DaskBackend(Dispatcher):
-    """Runs jobs on the workers of a Dask cluster.
+    """Runs jobs on the workers of a Dask cluster, whose scheduler is in this process.
 
-    A result leaves its worker as soon as it is there, and nothing of it is held on the cluster.
+    Each job goes to the worker that is best for it, which this backend chooses itself. A result leaves its worker as
+    soon as it is there, and nothing of it is held on the cluster.
     """
 
     name = "dask"
@@ -58,44 +57,33 @@ class DaskBackend(Dispatcher):
             ask: answers jobs that ask for facts of the session's context.
 
         Raises:
-            ClusterError: the cluster's type cannot be started, no worker came in time, or CASA does not start there.
+            ClusterError: the workers cannot be started, or CASA does not start there.
         """
         from distributed import Client
 
-        from surgeline.parallel.workerprocess import (
-            EXIT_TOPIC,
-            READY_TOPIC,
-            CasaWorker,
-            TellingNanny,
-            answer_on_scheduler,
-        )
+        from surgeline.parallel.workerprocess import EXIT_TOPIC, READY_TOPIC, CasaWorker, answer_on_scheduler
 
         settings = configuration.settings
-        kind = settings.clusters[cluster_name].type
-        if kind != "local":
-            raise ClusterError(
-                f"cluster {cluster_name!r} is of type {kind!r}, and this version starts local clusters only",
-                "name a cluster of `type: local`, or leave `cluster:` out",
-            )
-        asked = local.plan(configuration, cluster_name)
-        self.workers = asked.workers
         super().__init__(settings.dask.retries, lost)
-        self._memory = asked.memory
-        self._nested = nested_settings(configuration, asked.workers)
+        self._crew = Crew()
+        self._nested = self._nested_settings(configuration)
         self._latest_nested = ""
-        self._alive: set[str] = set()
         self._deaths: dict[str, str] = {}
+        self._departed: set[str] = set()
         self._latest_address: dict[Any, str] = {}
+        self._names: dict[str, str] = {}
         self._death_news = threading.Condition()
-        self._scratch = tempfile.TemporaryDirectory(prefix="surgeline-", ignore_cleanup_errors=True)
         logs.mkdir(parents=True, exist_ok=True)
         # Dask's own log is for those who debug Dask; what matters of it is told in outcomes.
         logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
         try:
             with without_mpi():
-                self._cluster = local.start(asked, TellingNanny, Path(self._scratch.name), [workerpreload.__name__])
+                self._cluster = self._start_cluster()
+        except ClusterError:
+            self._clean_up()
+            raise
         except Exception as error:
-            self._scratch.cleanup()
+            self._clean_up()
             raise ClusterError(
                 f"cluster {cluster_name!r} could not be started: {error}", "see dask.host and dask.dashboard_address"
             ) from error
@@ -108,19 +96,20 @@ class DaskBackend(Dispatcher):
             self._client.subscribe_topic(READY_TOPIC, self._hear_of_worker)
             self._client.subscribe_topic("all", self._hear_of_departure)
             self._client.register_plugin(
-                CasaWorker(folder, logs, dict(settings.casaconfig), asked.threads, asked.memory, self._nested)
+                CasaWorker(
+                    self._folder_of_workers(folder),
+                    logs,
+                    dict(settings.casaconfig),
+                    settings.worker.threads,
+                    self._memory_of_each(),
+                    self._nested,
+                )
             )
-            self._client.wait_for_workers(1, timeout=settings.dask.start_timeout)
-            self._alive.update(self._client.scheduler_info(n_workers=-1)["workers"])
-        except TimeoutError as error:
-            self._cluster.close()
-            raise ClusterError(
-                f"no worker of cluster {cluster_name!r} came within {settings.dask.start_timeout:g} s",
-                f"see {logs}; on a busy machine raise dask.start_timeout",
-            ) from error
+            self._await_workers(configuration, cluster_name, logs)
         except BaseException as error:
             self._cluster.close()
-            if not isinstance(error, Exception):
+            self._clean_up()
+            if isinstance(error, ClusterError) or not isinstance(error, Exception):
                 raise
             raise ClusterError(
                 f"the workers of cluster {cluster_name!r} could not be set up for CASA: {error}",
@@ -128,39 +117,81 @@ class DaskBackend(Dispatcher):
             ) from error
         self._collector.start()
 
+    @abstractmethod
+    def _start_cluster(self) -> Any:
+        """Start Dask's scheduler in this process, and what workers are to be there from the first."""
+
+    @abstractmethod
+    def _await_workers(self, configuration: Configuration, cluster_name: str, logs: Path) -> None:
+        """Wait for those workers that are to be there from the first.
+
+        Raises:
+            ClusterError: they did not come.
+        """
+
+    @abstractmethod
+    def _clean_up(self) -> None:
+        """Remove what was made for workers, after the last has ended or when none was started."""
+
+    @abstractmethod
+    def _recruit(self, message: Mapping[str, Any]) -> Worker:
+        """What is known of a worker that says that it is ready."""
+
+    @abstractmethod
+    def _memory_of_each(self) -> int | None:
+        """The bytes that each worker may use, where that is the same for all; None for no limit."""
+
+    def _nested_settings(self, configuration: Configuration) -> NestedSettings:
+        """What MPI sessions that workers start are started with."""
+        return nested_settings(configuration, None)
+
+    def _folder_of_workers(self, folder: Path) -> Path | None:
+        """The current directory of jobs; None: each worker's own."""
+        return folder
+
+    def _places(self, pending: Pending) -> int:
+        """How many workers' places a job takes."""
+        return 1
+
+    def _asked(self, pending: Pending) -> Any:
+        """What a worker has to offer for a job."""
+        return pending.resources
+
     def cancel(self, tickets: Iterable[str]) -> None:
         """Stop jobs; a worker that runs one of them is replaced, since CASA cannot be interrupted."""
         stopped = self._withdraw(set(tickets))
         busy = [address for address, keys in self._client.processing().items() if not stopped.keys().isdisjoint(keys)]
         # They are gone from here on: no other job is to share their fate.
-        self._alive.difference_update(busy)
+        with self._lock:
+            for address in busy:
+                self._crew.leave(address)
         self._client.cancel([bundle.handle for bundle in stopped.values()], force=True)
         if busy:
             with suppress(TimeoutError, KeyError):
                 self._client.restart_workers(busy, timeout=30, raise_for_error=False)
 
     def close(self) -> None:
-        """Stop the cluster. A process that does not end by itself is killed; none is left behind."""
-        workers = [child for child in psutil.Process().children(recursive=True) if _is_worker(child)]
+        """Stop the cluster. No process is left behind."""
         self._stop_collecting()
         with suppress(TimeoutError, OSError):
             self._client.close(timeout=5)
         with suppress(TimeoutError, OSError):
             self._cluster.close(timeout=20)
-        _, alive = psutil.wait_procs(workers, timeout=2)
-        for child in alive:
-            with suppress(psutil.Error):
-                child.kill()
-        self._scratch.cleanup()
+        self._clean_up()
 
-    def _living(self) -> int:
-        return len(self._alive)
+    def _take(self, key: str, pending: Pending) -> list[str] | None:
+        asked = self._asked(pending)
+        return self._crew.take(key, asked, pending.seconds, pending.avoid, self._places(pending)) or None
+
+    def _give_back(self, bundle: Bundle) -> None:
+        self._crew.give_back(bundle.place)
 
     def _start(self, bundle: Bundle) -> None:
         pickled = [pending.pickled for pending in bundle.jobs]
         mpi = bundle.jobs[0].job.declared.mpi
         # An MPI session that is idle there saves the next one's start.
-        near = [self._latest_nested] if mpi and self._latest_nested in self._alive else None
+        if mpi and self._latest_nested in bundle.place:
+            bundle.place.sort(key=lambda address: address != self._latest_nested)
         # pure=False: jobs have side effects, so equal ones are not the same one.
         bundle.handle = self._client.submit(
             _run_on_worker,
@@ -168,20 +199,15 @@ class DaskBackend(Dispatcher):
             mpi,
             key=bundle.key,
             pure=False,
-            workers=near,
-            allow_other_workers=near is not None,
+            workers=bundle.place[:1],
         )
         bundle.handle.add_done_callback(lambda done: self._news.put(done.key))
 
-    def _places(self, job: Job) -> int:
-        return servers_asked(job, self._nested) if job.declared.mpi else 1
-
     def _run_everywhere(self, pickled: bytes) -> Sequence[bytes]:
-        # One that is being replaced is waited for.
-        with suppress(TimeoutError):
-            self._client.wait_for_workers(self.workers, timeout=_REPLACEMENT_SECONDS)
-        found = self._client.run(_run_directly, pickled)
-        return [found[address] for address in sorted(found)]
+        with self._lock:
+            addresses = sorted(worker.address for worker in self._crew)
+        found = self._client.run(_run_directly, pickled, workers=addresses)
+        return [found[address] for address in addresses]
 
     # The next four are called from Dask's event loop: they must not wait for Dask.
 
@@ -196,7 +222,10 @@ class DaskBackend(Dispatcher):
 
     def _hear_of_memory(self, event: tuple[float, Any]) -> None:
         message = event[1]
-        limit = f" of the {self._memory / 1e9:.2f} GB that it may use" if self._memory else ""
+        with self._lock:
+            worker = next((worker for worker in self._crew if worker.address == message["worker"]), None)
+        memory = worker.offers.memory if worker else self._memory_of_each()
+        limit = f" of the {memory / 1e9:.2f} GB that it may use" if memory else ""
         with self._death_news:
             self._deaths[message["worker"]] = f"{OUT_OF_MEMORY}: it used {message['rss'] / 1e9:.2f} GB{limit}"
             self._death_news.notify_all()
@@ -205,12 +234,22 @@ class DaskBackend(Dispatcher):
         message = event[1]
         self.environments[message["environment_id"]] = message["environment"]
         self._latest_address[message["name"]] = message["worker"]
-        self._alive.add(message["worker"])
+        self._names[message["worker"]] = str(message["name"])
+        with self._lock:
+            self._crew.join(self._recruit(message))
         self._news.put(LOOK)
 
     def _hear_of_departure(self, event: tuple[float, Any]) -> None:
         if isinstance(event[1], dict) and event[1].get("action") == "remove-worker":
-            self._alive.discard(event[1]["worker"])
+            self._discharge(event[1]["worker"])
+
+    def _discharge(self, address: str) -> None:
+        """A worker is gone: what it was given has ended, too, whatever Dask still expects of it."""
+        with self._lock:
+            worker = self._crew.leave(address)
+            self._departed.add(address)
+        if worker is not None and worker.busy is not None:
+            self._news.put(worker.busy)
 
     # What follows runs in the collector's thread.
 
@@ -218,11 +257,12 @@ class DaskBackend(Dispatcher):
         from distributed import KilledWorker
 
         try:
-            worker, results = bundle.handle.result()
-        except KilledWorker as error:
-            self._alive.discard(error.last_worker.address)
-            worker = error.last_worker.address
-            self._after_death(bundle.jobs, worker, self._how_it_died(worker))
+            worker, results = self._gather(bundle)
+        except KilledWorker:
+            self._bury(bundle)
+        except _WorkerGone:
+            self._client.cancel([bundle.handle], force=True)
+            self._bury(bundle)
         except CancelledError:
             for pending in bundle.jobs:
                 if pending.cancelled:
@@ -238,10 +278,41 @@ class DaskBackend(Dispatcher):
             self._deliver_results(bundle, results)
         bundle.handle.release()
 
-    def _how_it_died(self, worker: str) -> str:
+    def _gather(self, bundle: Bundle) -> tuple[str, list[bytes]]:
+        """Fetch what came of a bundle from its worker: its address, and the outcomes.
+
+        Raises:
+            _WorkerGone: Dask would wait for a worker that will not come again.
+        """
+        gathering = asyncio.run_coroutine_threadsafe(
+            self._client.gather(bundle.handle, asynchronous=True), self._client.loop.asyncio_loop
+        )
+        while True:
+            try:
+                found: tuple[str, list[bytes]] = gathering.result(timeout=_LOST_JOB_SECONDS)
+                return found
+            except TimeoutError:
+                if self._departed.intersection(bundle.place):
+                    gathering.cancel()
+                    raise _WorkerGone from None
+
+    def _bury(self, bundle: Bundle) -> None:
+        """A bundle's worker died: find out how, and have its jobs run again."""
+        worker = bundle.place[0]
+        self._discharge(worker)
+        self._after_death(
+            bundle.jobs, worker, self._told_death(worker, _DEATH_NEWS_SECONDS) or "its connection broke"
+        )
+
+    def _told_death(self, worker: str, seconds: float) -> str | None:
+        """How a worker died as its nanny tells it, waiting so long for that."""
         with self._death_news:
-            self._death_news.wait_for(lambda: worker in self._deaths, timeout=_DEATH_NEWS_SECONDS)
-            return self._deaths.get(worker, "its connection broke")
+            self._death_news.wait_for(lambda: worker in self._deaths, timeout=seconds)
+            return self._deaths.get(worker)
+
+
+class _WorkerGone(Exception):
+    """The worker that a bundle was given to is not there any more."""
 
 
 def _run_on_worker(pickled_jobs: list[bytes], mpi: bool) -> tuple[str, list[bytes]]:
@@ -259,10 +330,3 @@ def _run_directly(pickled: bytes, dask_worker: Any) -> bytes:
 
     results: list[bytes] = dask_worker.plugins[CasaWorker.name].run([pickled], mpi=False)
     return results[0]
-
-
-def _is_worker(child: psutil.Process) -> bool:
-    """Whether a child process is one of Dask's, rather than something that the caller started."""
-    with suppress(psutil.Error):
-        return "spawn_main" in " ".join(child.cmdline())
-    return False

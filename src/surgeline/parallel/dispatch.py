@@ -9,15 +9,15 @@ import time
 import traceback
 import uuid
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cloudpickle
 
 from surgeline.errors import ClusterError
+from surgeline.parallel.waiting import Pending, WaitingJobs
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Failure, Loss, Outcome
 from surgeline.work.taskqueue import Deliver
@@ -27,22 +27,13 @@ _SHORT_JOB_SECONDS = 0.01
 _BUNDLE_SECONDS = 0.05
 OUT_OF_MEMORY = "out of memory"
 WORKER_DIED = "worker died"
+NOT_STARTED = "not started"
+# So often a job may lose its worker to those who own the machine; after that something else is wrong.
+_BLAMELESS_LOSSES = 10
 # Jobs that are not urgent wait until nothing has happened for so long: the next stage may be about to begin.
 _LEISURE_SECONDS = 0.1
 # Tells the collector, instead of a bundle's key, that there is a worker more, or work that is not urgent.
 LOOK = ""
-
-
-@dataclass
-class Pending:
-    """A job whose outcome has not been delivered yet."""
-
-    ticket: str
-    job: Job
-    pickled: bytes
-    deliver: Deliver
-    losses: list[Loss] = field(default_factory=list)
-    cancelled: bool = False
 
 
 @dataclass
@@ -52,28 +43,27 @@ class Bundle:
     Attributes:
         key: its name among the bundles on their way.
         jobs: what is on its way.
-        places: how many workers' places it takes.
+        place: the workers that were taken for it, as the backend has them.
         handle: what the backend knows it by.
         ended: whether outcomes of its jobs are being delivered.
     """
 
     key: str
     jobs: list[Pending]
-    places: int = 1
+    place: Any
     handle: Any = None
     ended: bool = False
 
 
 class Dispatcher(ABC):
-    """Jobs wait here, in the order added, and there are never more on their way than living workers.
+    """Jobs wait here, in the order added, until there is an idle worker that they fit.
 
-    So a worker's death is blamed on the job that it ran, and on no other. A job whose worker died is run again, as
-    often as configured; then it fails, and the failure says how the workers died.
+    So a worker's death is blamed on the job that it ran, and on no other; and a job never waits behind one that
+    waits for a larger worker. A job whose worker died is run again, as often as configured; then it fails, and the
+    failure says how the workers died.
     """
 
     workers: int
-    # Whether another worker comes for one that died; otherwise a job that used too much memory would end one by one.
-    replaces_workers = True
 
     def __init__(self, retries: int, lost: Callable[[str, Loss], None] | None) -> None:
         """Prepare to dispatch.
@@ -87,8 +77,8 @@ class Dispatcher(ABC):
         self.environments: dict[str, Mapping[str, Any]] = {}
         self._lock = threading.RLock()
         self._nothing_sent = threading.Condition(self._lock)
-        self._waiting: deque[Pending] = deque()
-        self._leisure: deque[Pending] = deque()
+        self._waiting = WaitingJobs()
+        self._leisure = WaitingJobs()
         self._sent: dict[str, Bundle] = {}
         self._mean_seconds: dict[str, float] = {}
         self._news: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -97,8 +87,12 @@ class Dispatcher(ABC):
         self._collector = threading.Thread(target=self._collect, name="collect-results", daemon=True)
 
     @abstractmethod
-    def _living(self) -> int:
-        """How many workers there are at this moment."""
+    def _take(self, key: str, pending: Pending) -> Any:
+        """Take what idle workers a job needs, for a bundle of this key; None if it has to wait. The lock is held."""
+
+    @abstractmethod
+    def _give_back(self, bundle: Bundle) -> None:
+        """A bundle has ended: its workers are idle again, those that live. The lock is held."""
 
     @abstractmethod
     def _start(self, bundle: Bundle) -> None:
@@ -112,9 +106,14 @@ class Dispatcher(ABC):
     def _run_everywhere(self, pickled: bytes) -> Sequence[bytes]:
         """Run a job once on each worker while nothing else runs; the outcomes, pickled."""
 
-    def _places(self, job: Job) -> int:
-        """How many workers' places a job takes."""
-        return 1
+    def _expect(self, pending: Pending) -> None:
+        """Say of a job that has come what it needs and how long it takes, where the job does not say it."""
+        pending.resources = pending.job.declared.resources
+        pending.seconds = pending.job.declared.seconds
+
+    def _more_memory(self, pending: Pending, worker: str) -> bool:
+        """Have a job that was too large for a worker run where there is more; whether it may go better there."""
+        return True
 
     def _hopeless(self) -> str | None:
         """Why there will never be a worker again, or None."""
@@ -130,9 +129,11 @@ class Dispatcher(ABC):
         """
         pickled = _pickled(job)
         ticket = uuid.uuid4().hex
+        pending = Pending(ticket, job, pickled, deliver)
+        self._expect(pending)
         with self._lock:
             self._check_open(job)
-            (self._waiting if urgent else self._leisure).append(Pending(ticket, job, pickled, deliver))
+            (self._waiting if urgent else self._leisure).add(pending)
             self._feed()
         if not urgent or self._hopeless():
             self._news.put(LOOK)
@@ -177,12 +178,11 @@ class Dispatcher(ABC):
     def _withdraw(self, named: set[str]) -> dict[str, Bundle]:
         """Drop those jobs of these tickets that wait, and return the bundles on their way that hold others."""
         with self._lock:
-            dropped = []
-            for jobs in (self._waiting, self._leisure):
-                dropped += [pending for pending in jobs if pending.ticket in named]
-                kept = [pending for pending in jobs if pending.ticket not in named]
-                jobs.clear()
-                jobs.extend(kept)
+            dropped = [
+                pending
+                for jobs in (self._waiting, self._leisure)
+                for pending in jobs.drop(lambda pending: pending.ticket in named)
+            ]
             concerned = {
                 key: bundle
                 for key, bundle in self._sent.items()
@@ -205,37 +205,38 @@ class Dispatcher(ABC):
             self._collector.join(timeout=30)
 
     def _feed(self) -> None:
-        """Send waiting jobs to free workers; called with the lock held."""
-        while self._waiting and self._fits(self._waiting[0]):
-            self._send(self._next_bundle())
+        """Send waiting jobs to idle workers; called with the lock held."""
+        while self._waiting and not self._held and self._send_first(self._waiting):
+            pass
 
     def _feed_at_leisure(self) -> None:
         """Send jobs that are not urgent to workers for which there is no urgent one; called with the lock held."""
-        while not self._waiting and self._leisure and self._fits(self._leisure[0]):
-            self._send([self._leisure.popleft()])
+        self._feed()
+        while self._leisure and not self._held and self._send_first(self._leisure):
+            pass
 
-    def _fits(self, pending: Pending) -> bool:
-        living = self._living()
-        taken = sum(bundle.places for bundle in self._sent.values())
-        return not self._held and taken + min(self._places(pending.job), max(living, 1)) <= living
+    def _send_first(self, jobs: WaitingJobs) -> bool:
+        """Send the first job for which there is a worker; whether there is one. Called with the lock held."""
+        for head in jobs.heads():
+            key = f"{head.job.declared.name}-{uuid.uuid4().hex}"
+            place = self._take(key, head)
+            if place is not None:
+                sent = self._next_bundle(head) if jobs is self._waiting else jobs.pop(head)
+                bundle = Bundle(key, sent, place)
+                self._sent[key] = bundle
+                self._start(bundle)
+                return True
+        return False
 
-    def _send(self, jobs: list[Pending]) -> None:
-        key = f"{jobs[0].job.declared.name}-{uuid.uuid4().hex}"
-        bundle = Bundle(key, jobs, min(self._places(jobs[0].job), self._living()))
-        self._sent[key] = bundle
-        self._start(bundle)
-
-    def _next_bundle(self) -> list[Pending]:
-        jobs = [self._waiting.popleft()]
-        name = jobs[0].job.declared.name
+    def _next_bundle(self, head: Pending) -> list[Pending]:
+        name = head.job.declared.name
         seconds = self._mean_seconds.get(name, _SHORT_JOB_SECONDS)
+        most = 1
         # Those that go together die together, and which of them was the cause shows when they are tried again.
-        if seconds < _SHORT_JOB_SECONDS and self._retries > 0 and not jobs[0].losses and not jobs[0].job.declared.mpi:
-            fair_share = len(self._waiting) // (2 * self.workers)
+        if seconds < _SHORT_JOB_SECONDS and self._retries > 0 and not head.losses and not head.job.declared.mpi:
+            fair_share = (self._waiting.behind(head) - 1) // (2 * self.workers)
             most = min(fair_share, int(_BUNDLE_SECONDS / max(seconds, 1e-4)))
-            while len(jobs) < most and self._waiting[0].job.declared.name == name and not self._waiting[0].losses:
-                jobs.append(self._waiting.popleft())
-        return jobs
+        return self._waiting.pop(head, lambda job: job.job.declared.name == name and not job.losses, most)
 
     # What follows runs in the collector's thread.
 
@@ -250,7 +251,8 @@ class Dispatcher(ABC):
                 self._receive(bundle)
             # Only now: the worker's next job could take the result of this one with it.
             with self._lock:
-                self._sent.pop(key, None)
+                if self._sent.pop(key, None) is bundle and bundle is not None:
+                    self._give_back(bundle)
                 if not self._sent:
                     self._nothing_sent.notify_all()
                 self._feed()
@@ -263,12 +265,10 @@ class Dispatcher(ABC):
             for bundle in self._sent.values():
                 bundle.ended = True
             left = [
-                *self._waiting,
-                *self._leisure,
+                *self._waiting.drop(lambda _: True),
+                *self._leisure.drop(lambda _: True),
                 *(pending for bundle in self._sent.values() for pending in bundle.jobs),
             ]
-            self._waiting.clear()
-            self._leisure.clear()
             self._sent.clear()
         for pending in left:
             self._deliver_failure(pending, failure)
@@ -305,19 +305,33 @@ class Dispatcher(ABC):
         self._mean_seconds[name] = 0.5 * (self._mean_seconds.get(name, seconds) + seconds)
         pending.deliver(replace(outcome, job=name, call=call, losses=tuple(pending.losses)))
 
-    def _after_death(self, jobs: Iterable[Pending], worker: str, how: str) -> None:
-        """Run a dead worker's jobs again, or fail those that were retried often enough."""
+    def _after_death(
+        self, jobs: Iterable[Pending], worker: str, how: str, name: str = "", blamed: bool = True
+    ) -> None:
+        """Run a dead worker's jobs again, or fail those that were retried often enough.
+
+        Args:
+            jobs: what it had been given.
+            worker: its address.
+            how: how it died.
+            name: what it was called, for the jobs to go elsewhere.
+            blamed: whether a job may have been the cause, rather than whoever owns the machine.
+        """
         again = []
         for pending in jobs:
             if pending.cancelled:
                 self._deliver_failure(pending, Failure("cancelled", "it was cancelled"))
                 continue
-            loss = Loss(worker, how, time.time())
+            loss = Loss(f"worker-{name}" if name else worker, how, time.time())
             pending.losses.append(loss)
+            if name:
+                pending.avoid.add(name)
+            pending.blamed += blamed
             if self._lost is not None:
                 self._lost(pending.job.declared.name, loss)
             kind = OUT_OF_MEMORY if how.startswith(OUT_OF_MEMORY) else WORKER_DIED
-            if len(pending.losses) > self._retries or (kind == OUT_OF_MEMORY and not self.replaces_workers):
+            hopeless = pending.blamed > self._retries or len(pending.losses) - pending.blamed > _BLAMELESS_LOSSES
+            if hopeless or (kind == OUT_OF_MEMORY and not self._more_memory(pending, worker)):
                 number = len(pending.losses)
                 which = f"{number} workers died running it, the last one: " if number > 1 else "its worker died: "
                 self._deliver_failure(pending, Failure(kind, which + how))
@@ -330,7 +344,11 @@ class Dispatcher(ABC):
         for pending in jobs:
             pending.pickled = cloudpickle.dumps(pending.job.declare(overwrite=True))
         with self._lock:
-            self._waiting.extendleft(reversed(jobs))
+            if not self._closed:
+                self._waiting.put_first(jobs)
+                return
+        for pending in jobs:
+            self._deliver_failure(pending, Failure("cancelled", "the workers were stopped before it ended"))
 
     def _deliver_failure(self, pending: Pending, failure: Failure) -> None:
         if pending.cancelled:

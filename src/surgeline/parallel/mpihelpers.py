@@ -16,10 +16,11 @@ from surgeline.clusters import local
 from surgeline.config import Configuration
 from surgeline.errors import ClusterError
 from surgeline.parallel.casampi_session import NestedSessions, nested_settings
-from surgeline.parallel.dispatch import LOOK, WORKER_DIED, Bundle, Dispatcher, Pending
+from surgeline.parallel.dispatch import LOOK, WORKER_DIED, Bundle, Dispatcher
 from surgeline.parallel.mpinotes import tell_running
 from surgeline.parallel.mpiserver import SetUp
 from surgeline.parallel.servers import Servers, client_introduction
+from surgeline.parallel.waiting import Pending
 from surgeline.paths import casa_log, mpi_notes
 from surgeline.work.casaprocess import CasaProcess, errors_to
 from surgeline.work.execution import execute_pickled
@@ -39,7 +40,6 @@ class MpiBackend(Dispatcher):
     """
 
     name = "mpi"
-    replaces_workers = False
 
     def __init__(
         self,
@@ -133,11 +133,15 @@ class MpiBackend(Dispatcher):
         self._servers.stop(finalize=not self._client_busy.is_set())
         self._quiet.__exit__(None, None, None)
 
-    def _living(self) -> int:
-        return len(self._servers.living)
+    def _take(self, key: str, pending: Pending) -> int | None:
+        """How many servers the bundle takes; which of them shows when it is sent."""
+        living = len(self._servers.living)
+        places = living if pending.job.declared.mpi else 1
+        taken = sum(min(bundle.place, living) for bundle in self._sent.values())
+        return places if living and taken + places <= living else None
 
-    def _places(self, job: Job) -> int:
-        return self._living() if job.declared.mpi else 1
+    def _give_back(self, bundle: Bundle) -> None:
+        """What is taken is counted from what was sent."""
 
     def _start(self, bundle: Bundle) -> None:
         if bundle.jobs[0].job.declared.mpi:
@@ -155,13 +159,17 @@ class MpiBackend(Dispatcher):
         if rank is None or number is None:
             # The server died a moment ago: they wait for another.
             del self._sent[bundle.key]
-            self._waiting.extendleft(reversed(bundle.jobs))
+            self._waiting.put_first(bundle.jobs)
             return
         bundle.handle = number
         self._busy[rank] = number
         self._flying[number] = bundle.key
         self._doing[rank] = _names(bundle)
         tell_running(rank, self._doing[rank])
+
+    def _more_memory(self, pending: Pending, worker: str) -> bool:
+        """All servers are alike, and none comes for one that died: the job would end them one by one."""
+        return False
 
     def _run_everywhere(self, pickled: bytes) -> Sequence[bytes]:
         try:

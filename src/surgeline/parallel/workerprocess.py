@@ -9,13 +9,15 @@ import asyncio
 import os
 import pickle
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psutil
 from distributed import Nanny, Status, Worker, WorkerPlugin
 from distributed.utils import sync
 
@@ -53,9 +55,18 @@ class TellingNanny(Nanny):  # type: ignore[misc]
 
 @dataclass
 class CasaWorker(WorkerPlugin):  # type: ignore[misc]
-    """Sets a worker process up for CASA: its own log file, a fixed working folder, offline data."""
+    """Sets a worker process up for CASA: its own log file, a fixed working folder, offline data.
 
-    folder: Path
+    Attributes:
+        folder: the current directory of jobs; None: the worker's own, of a machine that does not share the session's.
+        logs: where the worker logs, unless it has a folder of its own.
+        casaconfig: further settings for casaconfig.
+        threads: how many threads CASA may use.
+        memory: bytes that a worker may use that does not say it itself.
+        nested_settings: what MPI sessions are started with.
+    """
+
+    folder: Path | None
     logs: Path
     casaconfig: Mapping[str, Any]
     threads: int
@@ -68,31 +79,34 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
     def setup(self, worker: Worker) -> None:
         """Called by Dask in each worker process before it is given a job, and in each that replaces one."""
         name = f"worker-{worker.name}"
-        process = CasaProcess(self.folder, casa_log(self.logs, name), self.casaconfig, self.threads)
+        folder, logs = (self.folder, self.logs) if self.folder else (Path.cwd(), Path.cwd())
+        offers = worker.state.total_resources
+        process = CasaProcess(folder, casa_log(logs, name), self.casaconfig, self.threads)
         process.prepare()
         # What a job prints would otherwise garble the session's own display.
-        output = (self.logs / f"{safe_name(name)}.out").open("ab")
+        output = (logs / f"{safe_name(name)}.out").open("ab")
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
         output.close()
-        os.chdir(self.folder)
+        os.chdir(folder)
         # Once, and before any job: two threads that import parts of casatasks at once lock each other out.
         import_module("casatasks")
         self.surroundings = Surroundings(name, partial(_ask_scheduler, worker))
         set_up = SetUp(
-            self.folder,
-            self.logs,
-            self.logs,
+            folder,
+            logs,
+            logs,
             self.casaconfig,
             self.threads,
-            self.memory,
+            int(offers["memory"]) if "memory" in offers else self.memory,
             asking=True,
             client_host="",
             client_process=0,
             own_cubes=False,
             prefix=f"{safe_name(name)}-",
         )
-        self.nested = NestedSessions(self.nested_settings, set_up)
+        servers = self.nested_settings.servers or int(offers["cores"])
+        self.nested = NestedSessions(replace(self.nested_settings, servers=servers), set_up)
         # The scheduler knows a worker well before it gives it jobs.
         worker.log_event(
             READY_TOPIC,
@@ -101,6 +115,8 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
                 "name": worker.name,
                 "environment_id": self.surroundings.environment_id,
                 "environment": dict(self.surroundings.environment),
+                # Its nanny, where it has one of its own, began when the machine was given to it.
+                "age": time.time() - psutil.Process(os.getppid()).create_time(),
             },
         )
 

@@ -43,6 +43,7 @@ class Declaration:
         writes: files that it makes whole.
         changes: files that it changes in place.
         overwrite: remove what there is of `writes` before the job runs, as left by an interrupted attempt.
+        seconds: how long it is expected to run; None where that is not known.
         mpi: run it in the client process of an MPI session, which has a server for each of the job's cores.
     """
 
@@ -53,6 +54,7 @@ class Declaration:
     changes: tuple[str, ...] = ()
     overwrite: bool = False
     mpi: bool = False
+    seconds: float | None = None
 
 
 # A job that is made without a declaration derives its own.
@@ -86,6 +88,7 @@ class Job:
         changes: Iterable[str] | None = None,
         overwrite: bool | None = None,
         mpi: bool | None = None,
+        seconds: float | None = None,
     ) -> Self:
         """A copy of the job that says more of what it needs."""
         old = self.declared
@@ -97,6 +100,7 @@ class Job:
             changes=old.changes if changes is None else tuple(changes),
             overwrite=old.overwrite if overwrite is None else overwrite,
             mpi=old.mpi if mpi is None else mpi,
+            seconds=old.seconds if seconds is None else seconds,
         )
         declaring = copy(self)
         object.__setattr__(declaring, "declared", declared)

@@ -60,6 +60,15 @@ class Resources(BaseModel):
     gpus: NonNegativeInt = 0
     walltime: Annotated[PositiveInt, BeforeValidator(parse_walltime)] | None = None
 
+    def fits(self, capacity: Resources) -> bool:
+        """Whether what is asked for here can be had of that; memory and walltime that it does not say are no limit."""
+        return (
+            self.cores <= capacity.cores
+            and self.gpus <= capacity.gpus
+            and (self.memory is None or capacity.memory is None or self.memory <= capacity.memory)
+            and (self.walltime is None or capacity.walltime is None or self.walltime <= capacity.walltime)
+        )
+
     def __str__(self) -> str:
         parts = [f"{self.cores} core" + ("s" if self.cores > 1 else "")]
         if self.memory:

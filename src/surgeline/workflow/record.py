@@ -9,12 +9,14 @@ import socket
 import threading
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import psutil
 
 import surgeline
+from surgeline.clusters.accounting import Accounts
 from surgeline.errors import WorkfolderError
 from surgeline.paths import SessionPaths, write_text
 from surgeline.work.jobs import Job
@@ -57,6 +59,7 @@ class RunRecord:
             "ended": None,
             "state": "running",
             "error": None,
+            "accounts": earlier.get("accounts"),
             "sessions": [
                 *earlier.get("sessions", []),
                 {"started": time.time(), "ended": None, "state": "running"},
@@ -125,6 +128,31 @@ class RunRecord:
             due = time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES
         if due:
             self.save()
+
+    def account(self, accounts: Accounts) -> None:
+        """Say what the workers of this run have cost so far; those of the runs before are added to it."""
+        with self._lock:
+            self.content["sessions"][-1]["accounts"] = accounts.as_json()
+            self.content["accounts"] = self._accounts().as_json()
+
+    @property
+    def began(self) -> float:
+        """When this run began (Unix time)."""
+        return float(self.content["sessions"][-1]["started"])
+
+    @property
+    def accounts(self) -> Accounts:
+        """What the workers of all runs of the session have cost."""
+        with self._lock:
+            return self._accounts()
+
+    def _accounts(self) -> Accounts:
+        known = Accounts()
+        for session in self.content["sessions"]:
+            # An earlier version of Surgeline kept none.
+            with suppress(ValueError, KeyError):
+                known += Accounts.from_json(session["accounts"])
+        return known
 
     def end(self, state: str, error: str | None) -> None:
         """Say how the run ended, and save."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,17 +19,31 @@ from pydantic_core import to_jsonable_python
 
 import surgeline
 from surgeline.clusters import local
+from surgeline.clusters.accounting import Accounts, Ran, account, name_of_place, stays_here, stays_in_queue_jobs
+from surgeline.clusters.batch import BATCH_TYPES, settings_of
+from surgeline.clusters.surge import Ahead
 from surgeline.config import Configuration, load
 from surgeline.context.attempts import AttemptWriter
 from surgeline.context.records import Fact
 from surgeline.context.reference import ContextReference, answer
 from surgeline.context.store import Snapshot
-from surgeline.errors import BadInput, JobFailed, RecipeError, SurgelineError, WorkfolderError
+from surgeline.errors import (
+    BadInput,
+    ClusterError,
+    ConfigError,
+    JobFailed,
+    RecipeError,
+    SurgelineError,
+    WorkfolderError,
+    nearest,
+)
 from surgeline.parallel.backend import Backends, choose
 from surgeline.parallel.environment import Role, role
+from surgeline.parallel.foresight import NOTHING_MORE, Foreseen
 from surgeline.paths import SessionPaths, write_text
 from surgeline.stages.inputs import check_unlocked, find_input
 from surgeline.stages.stage import Stage
+from surgeline.work.estimates import Estimates, default_file
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Loss, Outcome
 from surgeline.work.procedure import Procedure, drive
@@ -35,6 +51,7 @@ from surgeline.work.resources import Resources
 from surgeline.work.surroundings import Answer, FactQuery
 from surgeline.work.taskqueue import Backend, TaskQueue
 from surgeline.workflow import recipe as recipes
+from surgeline.workflow.cancelling import cancel_leftovers
 from surgeline.workflow.graph import needs
 from surgeline.workflow.keeping import (
     StageData,
@@ -47,6 +64,7 @@ from surgeline.workflow.keeping import (
 )
 from surgeline.workflow.known import find_stale, open_context
 from surgeline.workflow.provenance import FilesUsed, attempts_of
+from surgeline.workflow.queuewatch import Arrival, QueueWatch, Wait
 from surgeline.workflow.recipe import Recipe, StageRequest, cluster_of
 from surgeline.workflow.record import RunRecord
 from surgeline.workflow.workfolder import WorkfolderLock, disk_full, is_full
@@ -75,6 +93,12 @@ class Observer(Protocol):
 
     def job_ended(self, stage: str, ticket: str, outcome: Outcome) -> None:
         """A job has ended."""
+
+    def workers_wait(self, waits: Sequence[Wait]) -> None:
+        """Stages wait for workers that wait in a queue; told each second, and once when none does any more."""
+
+    def workers_came(self, arrival: Arrival) -> None:
+        """Workers came out of a queue."""
 
     def worker_lost(self, job: str, loss: Loss) -> None:
         """A worker died running a job."""
@@ -120,6 +144,7 @@ class Session:
         self._lock = WorkfolderLock(self.paths)
         try:
             self._prepare_folder()
+            self._cancel_leftovers()
             self.context = open_context(self.paths, self.configuration, partial(self._tell, "notice"))
         except BaseException:
             self._lock.release()
@@ -149,7 +174,14 @@ class Session:
             self._lost,
             self._answer,
             partial(self._tell, "starting_workers"),
+            partial(self._tell, "notice"),
         )
+        self._watch = QueueWatch(
+            self._backends.surging, partial(self._tell, "workers_wait"), partial(self._tell, "workers_came")
+        )
+        self._estimates = Estimates(default_file(os.environ))
+        # The jobs that workers had, for the accounts.
+        self._ran: list[Ran] = []
         self._queues: list[TaskQueue] = []
         self._asides: list[TaskQueue] = []
         self._stopping = False
@@ -188,6 +220,12 @@ class Session:
             if role() is Role.MPI_CLIENT:
                 # The servers of an MPI session wait for their client, whether a stage needs them or not.
                 self._backends.get(asked="mpi")
+            # A workload manager that would refuse workers says so now, not after hours.
+            for name in self._what_comes((), self._unfinished()):
+                self._backends.get(name)
+            self._watch.start()
+            first = [r for r in self._unfinished() if self._finished.issuperset(self._needs[r.name])]
+            self._backends.foresee(self._what_comes((), first))
             self._put_data_back()
             if any(r.task == "import" and r.name not in self._finished for r in self.recipe.stages):
                 for reference in self.recipe.vis:
@@ -225,6 +263,19 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def accounts(self) -> Accounts:
+        """What the workers cost, in all runs of the session; complete once `run` has ended."""
+        return self._record.accounts
+
+    def _cancel_leftovers(self) -> None:
+        """Take out of the queue what a session that was killed had left there."""
+        try:
+            cancel_leftovers(self.paths, partial(self._tell, "notice"))
+        except (ClusterError, WorkfolderError) as error:
+            # No reason not to go on elsewhere; what it left ends by itself when it finds no session.
+            self._tell("notice", f"a session that was killed left queue jobs: {error}")
+
     def _prepare_folder(self) -> None:
         paths = self.paths
         if paths.recipe.is_file() and (paths.context.is_file() or paths.identifier.is_file()):
@@ -256,6 +307,8 @@ class Session:
         kind, _ = choose(self.configuration, request.cluster, request.backend)
         if kind == "mpi":
             return
+        if self.configuration.settings.clusters[name].type in BATCH_TYPES:
+            self._check_queue(name)
         if self.configuration.settings.clusters[name].type != "local":
             return
         asked, given = request.resources, local.plan(self.configuration, name)
@@ -269,6 +322,16 @@ class Session:
                 f"stage {request.name!r} asks for {asked.memory / 1e9:.1f} GB a job, "
                 f"and each local worker has {given.memory / 1e9:.1f} GB",
                 "start fewer workers (--set dask.n_workers=1), or ask for less",
+            )
+
+    def _check_queue(self, name: str) -> None:
+        """Refuse a cluster with a queue whose settings are wrong, before anything starts."""
+        otherwise = settings_of(self.configuration, name).otherwise
+        clusters = self.configuration.settings.clusters
+        if otherwise is not None and (otherwise not in clusters or otherwise == name):
+            raise ConfigError(
+                f"clusters.{name}.otherwise is {otherwise!r}, and there is no other cluster of that name",
+                nearest(otherwise, [other for other in clusters if other != name]),
             )
 
     def _put_data_back(self) -> None:
@@ -289,7 +352,7 @@ class Session:
             check_untouched(self.paths, log)
 
     def _run_stages(self) -> None:
-        waiting = {request.name: request for request in self.recipe.stages if request.name not in self._finished}
+        waiting = {request.name: request for request in self._unfinished()}
         done = set(self._finished)
         failures: list[SurgelineError] = []
         running: dict[Future[None], str] = {}
@@ -301,6 +364,11 @@ class Session:
                         running[threads.submit(self._run_stage, waiting.pop(name))] = name
                     if not running:
                         break
+                    at_work = [request for request in self.recipe.stages if request.name in running.values()]
+                    soon = [
+                        r for r in waiting.values() if done.union(running.values()).issuperset(self._needs[r.name])
+                    ]
+                    self._backends.foresee(self._what_comes(at_work, soon))
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
                         name = running.pop(future)
@@ -313,11 +381,31 @@ class Session:
                 # A signal, or an error of Surgeline's own: what still runs is stopped, then all is closed.
                 self.stop()
                 raise
+        self._backends.foresee({})
         for aside in self._asides:
             # One that failed has been told and is on record; no result depends on it.
             aside.get_results()
         if failures:
             raise failures[0]
+
+    def _unfinished(self) -> list[StageRequest]:
+        return [request for request in self.recipe.stages if request.name not in self._finished]
+
+    def _what_comes(self, at_work: Sequence[StageRequest], ahead: Sequence[StageRequest]) -> dict[str, Foreseen]:
+        """What each cluster with a queue is told of the stages that run on it, and of those that come next."""
+        found: dict[str, Foreseen] = {}
+        for request in [*at_work, *ahead]:
+            name = cluster_of(request, self.configuration)
+            kind, _ = choose(self.configuration, request.cluster, request.backend)
+            if kind != "dask" or self.configuration.settings.clusters[name].type not in BATCH_TYPES:
+                continue
+            known = found.get(name, NOTHING_MORE)
+            if request in at_work:
+                found[name] = replace(known, at_work=True)
+            else:
+                width = self._estimates.width(self.recipe.name, request.name)
+                found[name] = replace(known, ahead=(*known.ahead, Ahead(request.resources, width)))
+        return found
 
     def _run_stage(self, request: StageRequest) -> None:
         self._tell("stage_began", request.name)
@@ -350,6 +438,8 @@ class Session:
             self._record.stage(request.name, state=state, ended=time.time(), error=str(error))
             self._tell("stage_ended", request.name, str(error).partition("\n")[0])
             raise
+        # As far as it is known by now: a session may be killed at any time.
+        self._account()
         self._record.stage(request.name, state="finished", ended=time.time())
         self._tell("stage_ended", request.name, None)
 
@@ -374,17 +464,22 @@ class Session:
         """Run a stage's batches of jobs on a backend, and its heuristics between them here."""
         submitted: dict[str, float] = {}
         data = StageData(request.name, self._commits[request.name] + 1)
+        cluster = cluster_of(request, self.configuration)
 
         def added(ticket: str, job: Job) -> None:
             submitted[ticket] = time.time()
+            self._watch.job_added(request.name, cluster, ticket, job, backend)
             self._tell("job_added", request.name, ticket, job, backend)
 
         def ended(ticket: str, job: Job, outcome: Outcome) -> None:
+            self._watch.job_ended(request.name, ticket)
+            self._ran += _times(request.name, outcome, submitted[ticket])
             self._record.job(request.name, job, outcome, submitted[ticket])
             files.add(job, outcome)
             environment = backend.environments.get(outcome.environment, {})
             for attempt in attempts_of(self._run, request.name, job, outcome, submitted[ticket]):
                 self._attempts.add(attempt, environment)
+            self._estimates.learn(request.name, job, outcome)
             self._tell("job_ended", request.name, ticket, outcome)
 
         def run_batch(jobs: Sequence[Job]) -> list[Any]:
@@ -397,10 +492,9 @@ class Session:
             with TaskQueue(backend, added=added, done=ended) as queue:
                 self._queues.append(queue)
                 try:
+                    self._estimates.learn_width(self.recipe.name, request.name, len(jobs))
                     for job in jobs:
-                        asked = request.resources if request.resources != Resources() else None
-                        # A stage that was interrupted left files of jobs that now run anew.
-                        queue.add(job.declare(resources=asked, overwrite=True))
+                        queue.add(self._declared(request, job))
                     return self._values(request.name, queue.get_results())
                 finally:
                     self._queues.remove(queue)
@@ -409,13 +503,22 @@ class Session:
             aside = TaskQueue(backend, urgent=False, added=added, done=ended)
             self._asides.append(aside)
             for job in jobs:
-                aside.add(job.declare(overwrite=True))
+                aside.add(self._declared(request, job))
 
         def run_everywhere(job: Job) -> list[Any]:
             outcomes = backend.exec_everywhere(job.declare(overwrite=True))
             return self._values(request.name, outcomes)
 
         return drive(procedure, run_batch, run_aside, run_everywhere)
+
+    def _declared(self, request: StageRequest, job: Job) -> Job:
+        """A job as it is submitted: with what its stage asks for, and what is known of its like."""
+        asked = request.resources if request.resources != Resources() else job.declared.resources
+        memory, seconds = self._estimates.resources(request.name, job.declare(resources=asked))
+        if memory is not None:
+            asked = asked.model_copy(update={"memory": memory})
+        # A stage that was interrupted left files of jobs that now run anew.
+        return job.declare(resources=asked, overwrite=True, seconds=seconds)
 
     def _values(self, stage: str, outcomes: Sequence[Outcome]) -> list[Any]:
         failed = [outcome for outcome in outcomes if not outcome.ok]
@@ -447,7 +550,33 @@ class Session:
 
     def _finish(self, error: BaseException | None) -> None:
         """Record how the run ended and make the weblog, also when it failed."""
+        self._watch.stop()
+        try:
+            # What they cost is known when the last has ended.
+            self._backends.close()
+        finally:
+            self._conclude(error)
+
+    def _account(self) -> None:
+        """Record what the workers have cost so far."""
+        now = time.time()
+        began = self._record.began
+        jobs = list(self._ran)
+        stays = [
+            stay
+            for workers in list(self._backends.surging.values())
+            for stay in stays_in_queue_jobs(workers.fleet.berths(), workers.fleet.classes, now)
+        ]
+        if standing := list(self._backends.standing):
+            workers = sum(number for number, _ in standing)
+            cores = self.configuration.settings.worker.threads
+            ready = min(ready for _, ready in standing)
+            stays += stays_here(workers, cores, jobs, stays, began, ready, now)
+        self._record.account(account(stays, jobs, began, now))
+
+    def _conclude(self, error: BaseException | None) -> None:
         state = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
+        self._account()
         try:
             self._record.set(states=cost(self.paths))
             self._record.end(state, str(error) if error else None)
@@ -455,6 +584,9 @@ class Session:
             # The error that ended the run is the one to be told.
             if error is None:
                 raise
+        # They help the next session, and no result depends on them.
+        with suppress(OSError):
+            self._estimates.save()
         if self.configuration.settings.session.weblog:
             from surgeline.report.weblog import write_weblog
 
@@ -466,3 +598,13 @@ class Session:
     def _tell(self, what: str, *details: Any) -> None:
         if self._observer is not None:
             getattr(self._observer, what)(*details)
+
+
+def _times(stage: str, outcome: Outcome, submitted: float) -> Iterator[Ran]:
+    """When and where workers had a job: those that were lost running it, and the one that ended it."""
+    begin = submitted
+    for loss in outcome.losses:
+        yield Ran(stage, name_of_place(loss.worker), begin, loss.when, lost=True)
+        begin = loss.when
+    if outcome.worker:
+        yield Ran(stage, name_of_place(outcome.worker), outcome.started, outcome.ended)

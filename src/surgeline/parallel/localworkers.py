@@ -1,0 +1,107 @@
+"""Dask workers that are children of the session's process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from surgeline.clusters import local
+from surgeline.config import Configuration
+from surgeline.errors import ClusterError
+from surgeline.parallel import workerpreload
+from surgeline.parallel.casampi_session import NestedSettings, nested_settings, servers_asked
+from surgeline.parallel.crew import Worker
+from surgeline.parallel.daskhelpers import DaskBackend
+from surgeline.parallel.waiting import Pending
+from surgeline.work.outcome import Loss
+from surgeline.work.resources import Resources
+from surgeline.work.surroundings import Ask
+
+# How long a nanny may take to replace a worker.
+_REPLACEMENT_SECONDS = 60.0
+_ANY_WORKER = Resources()
+
+
+class LocalWorkers(DaskBackend):
+    """A fixed number of workers, all alike; their nannies replace those that die."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        cluster_name: str,
+        folder: Path,
+        logs: Path,
+        lost: Callable[[str, Loss], None] | None = None,
+        ask: Ask | None = None,
+    ) -> None:
+        self._plan = local.plan(configuration, cluster_name)
+        self.workers = self._plan.workers
+        self._scratch = tempfile.TemporaryDirectory(prefix="surgeline-", ignore_cleanup_errors=True)
+        super().__init__(configuration, cluster_name, folder, logs, lost, ask)
+
+    def close(self) -> None:
+        """Stop the cluster. A process that does not end by itself is killed; none is left behind."""
+        workers = [child for child in psutil.Process().children(recursive=True) if _is_worker(child)]
+        super().close()
+        _, alive = psutil.wait_procs(workers, timeout=2)
+        for child in alive:
+            with suppress(psutil.Error):
+                child.kill()
+
+    def _start_cluster(self) -> Any:
+        from surgeline.parallel.workerprocess import TellingNanny
+
+        return local.start(self._plan, TellingNanny, Path(self._scratch.name), [workerpreload.__name__])
+
+    def _await_workers(self, configuration: Configuration, cluster_name: str, logs: Path) -> None:
+        seconds = configuration.settings.dask.start_timeout
+        try:
+            self._client.wait_for_workers(1, timeout=seconds)
+        except TimeoutError as error:
+            raise ClusterError(
+                f"no worker of cluster {cluster_name!r} came within {seconds:g} s",
+                f"see {logs}; on a busy machine raise dask.start_timeout",
+            ) from error
+        with self._lock:
+            for address, found in self._client.scheduler_info(n_workers=-1)["workers"].items():
+                self._crew.join(self._recruit({"worker": address, "name": found["name"]}))
+
+    def _clean_up(self) -> None:
+        self._scratch.cleanup()
+
+    def _recruit(self, message: Mapping[str, Any]) -> Worker:
+        return Worker(message["worker"], str(message["name"]), "local", Resources(memory=self._plan.memory or None))
+
+    def _memory_of_each(self) -> int | None:
+        return self._plan.memory
+
+    def _nested_settings(self, configuration: Configuration) -> NestedSettings:
+        return nested_settings(configuration, self.workers)
+
+    def _places(self, pending: Pending) -> int:
+        """A job that needs MPI takes the cores of as many workers as it has servers."""
+        if not pending.job.declared.mpi:
+            return 1
+        return min(servers_asked(pending.job, self._nested), max(len(self._crew), 1))
+
+    def _asked(self, pending: Pending) -> Resources:
+        # They share one machine and are all alike: what does not fit one fits none, and is tried.
+        return _ANY_WORKER
+
+    def _run_everywhere(self, pickled: bytes) -> Any:
+        # One that is being replaced is waited for.
+        with suppress(TimeoutError):
+            self._client.wait_for_workers(self.workers, timeout=_REPLACEMENT_SECONDS)
+        return super()._run_everywhere(pickled)
+
+
+def _is_worker(child: psutil.Process) -> bool:
+    """Whether a child process is one of Dask's, rather than something that the caller started."""
+    with suppress(psutil.Error):
+        return "spawn_main" in " ".join(child.cmdline())
+    return False
