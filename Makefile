@@ -7,12 +7,13 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help environment demo test test-mpi lint bench clean
+.PHONY: help environment demo test test-mpi test-clusters lint bench clean
 
 help:
 	@echo "make demo   reduce the VLA observation of NGC 5921 into ./demo"
 	@echo "make test   run the tests, but for those of:"
 	@echo "make test-mpi   MPI sessions, by the mpirun of the environment or MPIRUN=/usr/bin/mpirun"
+	@echo "make test-clusters   Slurm and HTCondor, with daemons of their own on this machine"
 	@echo "make lint   check style and types"
 	@echo "make bench  measure speed, as ratios (build/bench.json)"
 	@echo "make clean  remove the environment and what the above made"
@@ -32,11 +33,14 @@ demo: environment
 	$(BIN)/python examples/check_ngc5921.py demo
 
 test: environment
-	$(BIN)/pytest -m 'not mpi'
+	$(BIN)/pytest -m 'not mpi and not cluster'
 
 # With another mpirun: make test-mpi MPIRUN=/usr/bin/mpirun
 test-mpi: environment
 	SURGELINE_TEST_MPIRUN=$(MPIRUN) $(BIN)/pytest -m mpi
+
+test-clusters: environment
+	$(BIN)/pytest -m cluster
 
 lint: environment
 	$(BIN)/ruff check src tests examples benchmarks

@@ -32,6 +32,6 @@ def make(folder: Path) -> tuple[Any, tuple[Path, Path, Path]]:
     content = security.get_tls_config_for_role("worker")
     authority, certificate, key = (folder / name for name in NAMES)
     for path, what in ((authority, "ca_file"), (certificate, "cert"), (key, "key")):
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
             file.write(content[what])
     return security, (authority, certificate, key)

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from surgeline.clusters import cancelnote, certificates
-from surgeline.clusters.batch import Contact, made_to_measure, worker_classes, workload_manager
+from surgeline.clusters.batch import Contact, made_to_measure, most_workers, worker_classes, workload_manager
 from surgeline.clusters.cancelnote import CancelNote
 from surgeline.clusters.fleet import Berth, Fleet, Wish
 from surgeline.clusters.scheduler import start_scheduler
@@ -89,7 +89,7 @@ class BatchWorkers(DaskBackend):
         self._manager = workload_manager(configuration, cluster_name, environment)
         self._settings = self._manager.settings
         classes = worker_classes(configuration, cluster_name, environment)
-        self.workers = min(self._settings.maximum, sum(worker_class.maximum for worker_class in classes))
+        self.workers = most_workers(self._settings, classes)
         self.otherwise = self._settings.otherwise
         self._own_name = f"{self._settings.name}-{uuid.uuid4().hex[:8]}"
         self._own_folder = queue_folder(logs, self._own_name)

@@ -11,6 +11,8 @@ from surgeline.work.resources import Resources
 # A job is not started where less than its expected time, and so much more, is left.
 _MARGIN = 1.2
 _MARGIN_SECONDS = 2.0
+# With so much of its walltime left no other worker of its class would be better.
+_FRESH = 0.9
 
 
 @dataclass
@@ -42,9 +44,12 @@ class Worker:
         return None if self.ends is None else self.ends - time.monotonic()
 
     def lasts(self, seconds: float | None) -> bool:
-        """Whether a job that is expected to run so long ends before the worker does."""
+        """Whether a job that is expected to run so long ends before the worker does; a fresh one is tried anyway."""
         left = self.time_left()
-        return left is None or left > (seconds or 0.0) * _MARGIN + _MARGIN_SECONDS
+        if left is None:
+            return True
+        fresh = left > _FRESH * (self.offers.walltime or 0)
+        return fresh or left > (seconds or 0.0) * _MARGIN + _MARGIN_SECONDS
 
 
 class Crew:
