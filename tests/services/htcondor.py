@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ KILLING_TIMEOUT = 5
 # A machine that is dead is forgotten after as many seconds, and its jobs wait again: 20 is the least.
 CLASSAD_LIFETIME = 10
 JOB_DEFAULT_LEASE_DURATION = 20
+RECONNECT_BACKOFF_CEILING = 1
 # A machine gives as much to a job as it asks for.
 NUM_CPUS = {cpus}
 MEMORY = {memory}
@@ -187,9 +189,13 @@ class HTCondor(Daemons):
 
     def stop(self) -> None:
         """End all of it at once, as a power cut does, and jobs too; its queue stays."""
-        if self._runs("schedd"):
-            self.stop_schedd(crash=True)
         super().stop()
+        # The daemons' own children, such as condor_shadow.
+        here = self.environment()["CONDOR_CONFIG"]
+        kill_all(
+            lambda process: process.name().startswith("condor_") and process.environ().get("CONDOR_CONFIG") == here,
+            "child of HTCondor's daemons",
+        )
         for name in self.nodes:
             self._end_jobs(name)
 
@@ -208,6 +214,7 @@ class HTCondor(Daemons):
 
     def start_node(self, name: str, *, wait: bool = True) -> None:
         """Start a machine's condor_startd, and wait until it takes jobs."""
+        (self.folder / name / ".startd_address").unlink(missing_ok=True)
         self._start_daemon(name, program="startd", CONDOR_CONFIG=str(self._configuration(name)))
         if wait:
             self._wait_for_nodes([name])
@@ -235,21 +242,36 @@ class HTCondor(Daemons):
         )
         return self.job_state(identifier)
 
+    def node_of(self, identifier: str) -> str:
+        """The machine on which a job runs."""
+        return self.run("condor_q", identifier, "-af", "RemoteHost").split("@")[1]
+
     def tidy(self) -> None:
         """End all jobs and start what is down, as the next test expects it."""
         self.start()
-        if self.run("condor_q", "-allusers", "-af", "ClusterId"):
+        if self._jobs():
             self.run("condor_rm", "-all")
-            wait_until(lambda: not self.run("condor_q", "-allusers", "-af", "ClusterId"), 60, "no jobs in the queue")
-            wait_until(lambda: "Dynamic" not in self._ads("SlotType"), 60, "the machines are free")
+            patience = time.monotonic() + 3
+            wait_until(lambda: not self._jobs() or time.monotonic() > patience, 60, "no jobs in the queue")
+            # What waits for a dead machine would do so for half a minute.
+            self.try_to_run("condor_rm", "-all", "-forcex")
+            slots = ("-constraint", "PartitionableSlot", "NumDynamicSlots")
+            wait_until(lambda: set(self._ads(*slots)) == {"0"}, 60, "the machines are free")
+
+    def _jobs(self) -> list[str]:
+        return self.run("condor_q", "-allusers", "-af", "ClusterId").split()
 
     def _ads(self, *arguments: str) -> list[str]:
         *options, attribute = arguments
-        return self.try_to_run("condor_status", *options, "-af", attribute).stdout.split()
+        return self.try_to_run("condor_status", *options, "-af", attribute).stdout.splitlines()
 
     def _wait_for_nodes(self, names: Sequence[str]) -> None:
+        # Not what is left of the ones that have been killed: each start has another address.
         def are_there() -> bool:
-            return set(names) <= {name.split("@")[1] for name in self._ads("Name")}
+            files = [self.folder / name / ".startd_address" for name in names]
+            known = self._ads("MyAddress")
+            # The file's first line; the others are its version.
+            return all(file.exists() and file.read_text().partition("\n")[0] in known for file in files)
 
         wait_until(are_there, 60, f"{', '.join(names)} are in HTCondor's pool")
 
@@ -305,8 +327,8 @@ def _fetch(work: Path, target: Path) -> None:
     mirror = next((uri for uri in uris if uri.rstrip("/").endswith("/debian")), None)
     if mirror is None:
         raise FetchFailed("apt knows no mirror of Debian")
-    for folder in ("lists/partial", "archives/partial"):
-        (work / folder).mkdir(parents=True)
+    for empty in ("lists/partial", "archives/partial"):
+        (work / empty).mkdir(parents=True)
     (work / "status").touch()
     (work / "sources.list").write_text(
         f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} trixie main\n"
@@ -328,15 +350,15 @@ def _fetch(work: Path, target: Path) -> None:
     for pattern in ("usr/lib/*/*.so*", "lib/*/*.so*", "usr/lib/*.so*"):
         for library in unpacked.glob(pattern):
             shutil.copy2(library, libraries / library.name, follow_symlinks=False)
-    for folder in ("bin", "sbin", "libexec", "lib/condor"):
-        shutil.copytree(unpacked / "usr" / folder, tree / "usr" / folder, symlinks=True)
+    for part in ("bin", "sbin", "libexec", "lib/condor"):
+        shutil.copytree(unpacked / "usr" / part, tree / "usr" / part, symlinks=True)
     # The programs name the folder in which they will be.
     folder = target / "lib"
     loader = folder / next(libraries.glob("ld-linux*")).name
     options = ("--set-interpreter", str(loader), "--force-rpath", "--set-rpath", str(folder))
-    for program in (tree / "usr").rglob("*"):
-        if program.is_file() and not program.is_symlink() and _is_program(program):
-            _output("patchelf", *options, str(program))
+    for file in (tree / "usr").rglob("*"):
+        if file.is_file() and not file.is_symlink() and _is_program(file):
+            _output("patchelf", *options, str(file))
     tree.rename(target)
 
 

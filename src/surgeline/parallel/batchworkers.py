@@ -40,10 +40,14 @@ from surgeline.work.outcome import Failure, Loss, Outcome
 from surgeline.work.resources import Resources
 from surgeline.work.surroundings import Ask
 
+# What a queue job runs, as `python -m`.
+WORKER_MODULE = "surgeline.parallel.batchworker"
 # How long the scheduler may take to say what became of a queue job whose worker is gone, and of one whose nanny has
 # told how its worker ended.
-_FATE_SECONDS = 15.0
+_FATE_SECONDS = 8.0
 _FATE_SECONDS_AFTER_NEWS = 1.0
+# How long a nanny may take to replace a worker; after that its machine is taken to be gone, whatever the queue says.
+_REPLACEMENT_SECONDS = 60.0
 # What ends queue jobs without their jobs being the cause.
 _BLAMELESS = frozenset({"", "cancelled", "preempted", "node failure", "requeued"})
 # Investigations of deaths at the same time: they wait for the scheduler's tools.
@@ -99,6 +103,7 @@ class BatchWorkers(DaskBackend):
         self._foreseen: Foreseen | None = None
         self._decision = Decision({})
         self._hungry: dict[Resources, float] = {}
+        self._absent: dict[str, float] = {}
         self._investigations = ThreadPoolExecutor(_INVESTIGATIONS, thread_name_prefix="investigation")
         self._fleet: Fleet | None = None
         self._note: CancelNote | None = None
@@ -163,7 +168,7 @@ class BatchWorkers(DaskBackend):
         try:
             contact = Contact(
                 cluster.scheduler_address,
-                "surgeline.parallel.batchworker",
+                WORKER_MODULE,
                 self._own_name,
                 self._own_folder,
                 files,
@@ -254,6 +259,7 @@ class BatchWorkers(DaskBackend):
 
     def _decide(self, berths: Sequence[Berth]) -> Wish:
         alive = [berth for berth in berths if berth.alive]
+        now = time.monotonic()
         with self._lock:
             demands, shortest = self._demands()
             present, idle, spent = self._present(alive, shortest)
@@ -273,7 +279,6 @@ class BatchWorkers(DaskBackend):
             keep_for = self._settings.idle_seconds if something_may_come and not decision.crowded else 0.0
             going = list(spent)
             numbers = {}
-            now = time.monotonic()
             for kind, wanted in decision.wanted.items():
                 count = present[kind]
                 unneeded = count.busy + count.idle - wanted.workers
@@ -285,8 +290,16 @@ class BatchWorkers(DaskBackend):
                 numbers[kind] = max(wanted.workers, count.busy + count.idle - len(surplus))
             for worker in going:
                 worker.leaving = True
+            abandoned = self._abandoned(alive, now)
         self._fail_hopeless(decision)
-        return Wish(numbers, [_identifier(worker.name) for worker in going])
+        return Wish(numbers, [*abandoned, *(_identifier(worker.name) for worker in going)])
+
+    def _abandoned(self, alive: Sequence[Berth], now: float) -> list[str]:
+        """The queue jobs that are said to run, and of whose workers nothing is heard any more."""
+        there = {_identifier(worker.name) for worker in self._crew}
+        empty = {berth.identifier for berth in alive if berth.state == "running" and berth.came} - there
+        self._absent = {name: self._absent.get(name, now) for name in empty}
+        return [name for name, since in self._absent.items() if now - since > _REPLACEMENT_SECONDS]
 
     def _demands(self) -> tuple[list[Demand], dict[Resources, float]]:
         """What jobs ask for, and the shortest that each kind of job that waits is expected to be."""
@@ -419,6 +432,12 @@ class BatchWorkers(DaskBackend):
             elif told is not None and berth.cause in ("completed", "failed"):
                 how = told
             blamed = berth.cause not in _BLAMELESS
+        elif berth is not None and told is None:
+            # A job that ends its worker, or its nanny, is told of: this is its machine, or the network.
+            how, blamed = f"its connection broke, and nothing is heard of {berth.host or 'its machine'}", False
+            with self._lock:
+                self._absent[identifier] = 0.0
+            self.fleet.consider()
         self._after_death(bundle.jobs, address, how, name, blamed)
         self._news.put(LOOK)
 
