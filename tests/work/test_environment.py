@@ -12,7 +12,7 @@ import pytest
 
 import surgeline
 from surgeline.work import environment as module
-from surgeline.work.environment import environment, identity
+from surgeline.work.environment import environment, identity, memory_kills
 
 # What mpirun of Open MPI 5.0.11, and mpiexec of MPICH, set for the second of two processes.
 OPEN_MPI = {
@@ -49,7 +49,7 @@ def found(root: Path, **variables: str) -> dict[str, Any]:
 
 def here() -> str:
     """The identity of this process's environment, found by another process."""
-    code = "from surgeline.work.environment import environment, identity; print(identity(environment()))"
+    code = "from surgeline.work.environment import environment, identity, memory_kills; print(identity(environment()))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -207,6 +207,16 @@ def test_the_narrowest_limit_of_all_groups_holds(tmp_path: Path, case: str) -> N
     assert description["cores"]["limit"] == cores
     allowed = description["cores"]["allowed"]
     assert description["cores"]["usable"] == (1 if cores else allowed)
+
+
+def test_the_kernels_killings_in_the_own_group_are_counted(tmp_path: Path) -> None:
+    groups = {"proc/self/cgroup": "0::/slurm/job_1\n", "sys/fs/cgroup/slurm/memory.events": "oom 9\noom_kill 9\n"}
+    own = {"sys/fs/cgroup/slurm/job_1/memory.events": "low 0\nmax 3\noom 2\noom_kill 2\noom_group_kill 0\n"}
+    assert memory_kills(write(tmp_path / "version 2", groups | own)) == 2
+    groups = {"proc/self/cgroup": "4:memory:/condor/slot1\n0::/\n"}
+    own = {"sys/fs/cgroup/memory/condor/slot1/memory.oom_control": "under_oom 0\noom_kill 1\n"}
+    assert memory_kills(write(tmp_path / "version 1", groups | own)) == 1
+    assert memory_kills(tmp_path / "nothing") == 0
 
 
 NAMESPACE = "var/run/secrets/kubernetes.io/serviceaccount/namespace"

@@ -217,7 +217,10 @@ class DaskBackend(Dispatcher):
             # One that dies as soon as it has an address dies before its nanny knows that; which then tells none, or
             # that of the one before.
             worker = self._latest_address.get(message["name"]) or message["worker"] or ""
-            self._deaths.setdefault(worker, described_exit(message["exitcode"]))
+            how = described_exit(message["exitcode"])
+            if message["out_of_memory"]:
+                how = f"{OUT_OF_MEMORY}: the kernel killed it, since its control group had no more"
+            self._deaths.setdefault(worker, how)
             self._death_news.notify_all()
 
     def _hear_of_memory(self, event: tuple[float, Any]) -> None:

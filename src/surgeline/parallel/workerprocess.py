@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from surgeline.parallel.environment import without_mpi
 from surgeline.parallel.mpiserver import SetUp
 from surgeline.paths import casa_log, safe_name
 from surgeline.work.casaprocess import CasaProcess
+from surgeline.work.environment import memory_kills
 from surgeline.work.execution import execute_pickled
 from surgeline.work.surroundings import Answer, Ask, FactQuery, Surroundings
 
@@ -39,13 +41,22 @@ class TellingNanny(Nanny):  # type: ignore[misc]
 
     async def instantiate(self) -> Status:
         """Start the worker process; also one that replaces another, when the session may be an MPI client."""
+        self._memory_kills = memory_kills()
         with without_mpi():
             return await super().instantiate()
 
     def _on_worker_exit_sync(self, exitcode: int | None) -> None:
         # A worker that ends because it was told to is no news.
         if self.status == Status.running:
-            self.log_event(EXIT_TOPIC, {"worker": self.worker_address, "name": self.name, "exitcode": exitcode})
+            self.log_event(
+                EXIT_TOPIC,
+                {
+                    "worker": self.worker_address,
+                    "name": self.name,
+                    "exitcode": exitcode,
+                    "out_of_memory": exitcode == -signal.SIGKILL and memory_kills() > self._memory_kills,
+                },
+            )
         super()._on_worker_exit_sync(exitcode)
 
     async def kill(self, timeout: float = 5, reason: str = "nanny-kill") -> None:

@@ -160,6 +160,18 @@ def memory_here(root: Path) -> dict[str, int | None]:
     return {"machine": int(total[1]) * 1024 if total else None, "limit": min(limits, default=None)}
 
 
+def memory_kills(root: Path = Path("/")) -> int:
+    """How many processes the kernel has killed so far for want of memory in this process's own cgroup."""
+    texts = (
+        _text(folder / name)
+        for folder in _control_groups(root, "memory")
+        for name in ("memory.events", "memory.oom_control")
+    )
+    counted = [re.findall(r"^oom_kill (\d+)$", text, re.MULTILINE) for text in texts]
+    # Groups above count what happens in others, too.
+    return next((int(number) for (number,) in reversed([found for found in counted if found])), 0)
+
+
 def _control_groups(root: Path, controller: str) -> Iterator[Path]:
     """The folders of this process's cgroup and of all above it, of either version: each of them may set a limit."""
     for line in _text(root / "proc/self/cgroup").splitlines():
