@@ -175,14 +175,17 @@ def test_a_next_stage_of_short_jobs_has_few_workers_asked_for() -> None:
     assert numbers(decide(CLASSES, [], {}, [Ahead(CALIBRATION, jobs=50, seconds=0.5)])) == (2, 0, 0)
 
 
-def test_what_begins_later_than_a_worker_starts_is_not_asked_for_yet_and_far_later_not_kept() -> None:
+def test_what_begins_later_than_workers_come_is_not_asked_for_yet_and_far_later_not_kept() -> None:
     idle = {"small": Headcount(idle=2)}
 
-    def workers(begins_in: float) -> int:
+    def workers(begins_in: float, queue_seconds: float) -> int:
         ahead = [Ahead(CALIBRATION, jobs=5, begins_in=begins_in)]
-        return decide([SMALL], [], idle, ahead, startup_seconds=60.0).wanted["small"].workers
+        decision = decide([SMALL], [], idle, ahead, startup_seconds=60.0, queue_seconds=queue_seconds)
+        return decision.wanted["small"].workers
 
-    assert [workers(50.0), workers(500.0), workers(5000.0)] == [5, 2, 0]
+    assert [workers(begins_in, 0.0) for begins_in in (50.0, 500.0, 5000.0)] == [5, 2, 0]
+    # Where the queue is long they are asked for early.
+    assert [workers(begins_in, 4000.0) for begins_in in (50.0, 500.0, 4000.0, 5000.0)] == [5, 5, 5, 0]
 
 
 # Limits

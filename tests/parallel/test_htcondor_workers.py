@@ -17,8 +17,6 @@ from surgeline.errors import ClusterError
 # Workers cannot import this file: its functions travel whole.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-pytestmark = pytest.mark.cluster
-
 
 def test_a_held_worker_is_told_and_another_takes_its_place(htcondor: HTCondor, tmp_path: Path) -> None:
     with a_long_job("htcondor", tmp_path) as job:

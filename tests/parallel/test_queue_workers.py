@@ -14,6 +14,7 @@ from services.slurm import Slurm
 from support import wait_until
 from surgeline.work.resources import Resources
 
+# Which of the two it is shows only when a test runs.
 pytestmark = pytest.mark.cluster
 
 

@@ -19,8 +19,6 @@ from surgeline.work.resources import Resources
 # Workers cannot import this file: its functions travel whole.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-pytestmark = pytest.mark.cluster
-
 
 def test_a_job_larger_than_every_class_gets_a_worker_made_to_measure(slurm: Slurm, tmp_path: Path) -> None:
     with opened("slurm", tmp_path) as cluster:

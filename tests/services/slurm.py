@@ -124,7 +124,7 @@ class Slurm(Daemons):
                 + (f" Gres=gpu:{gpus}" if name in with_gpus else "")
                 + "\n"
             )
-        defaults = "DefaultTime=60 DefMemPerCPU=128"
+        defaults = "DefMemPerCPU=128"
         for partition in (
             "cpu Default=YES",
             "urgent PriorityTier=10 PreemptMode=OFF",
@@ -175,7 +175,10 @@ class Slurm(Daemons):
         )
 
     def stop_controller(self, *, crash: bool = False) -> None:
-        """Stop slurmctld, as an administrator does or as a crash does, and wait until it is gone."""
+        """Stop slurmctld, as an administrator does or as a crash does, and wait until it is gone.
+
+        After a crash it knows nothing of the last five seconds or so.
+        """
         self._end("slurmctld", signal.SIGKILL if crash else signal.SIGTERM)
 
     def start_node(self, name: str, *, wait: bool = True) -> None:
@@ -224,6 +227,10 @@ class Slurm(Daemons):
             return all(now.get(name) in states for name in awaited)
 
         wait_until(are_so, seconds, f"nodes {', '.join(sorted(awaited))} are {' or '.join(states)}")
+
+    def node_of(self, identifier: str) -> str:
+        """The node on which a job runs."""
+        return self.run("squeue", "--noheader", f"--jobs={identifier}", "--format=%N")
 
     def tidy(self) -> None:
         """End all jobs and start what is down, as the next test expects it."""

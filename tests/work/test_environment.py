@@ -49,7 +49,7 @@ def found(root: Path, **variables: str) -> dict[str, Any]:
 
 def here() -> str:
     """The identity of this process's environment, found by another process."""
-    code = "from surgeline.work.environment import environment, identity, memory_kills; print(identity(environment()))"
+    code = "from surgeline.work.environment import environment, identity; print(identity(environment()))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -398,6 +398,11 @@ def worker_classes(
     )
 
 
+def most_workers(settings: BatchSettings, classes: Sequence[WorkerClass]) -> int:
+    """How many workers there can be at once on a cluster of these classes."""
+    return min(settings.maximum, sum(worker_class.maximum for worker_class in classes))
+
+
 def made_to_measure(classes: Sequence[WorkerClass], asked: Resources, name: str) -> WorkerClass:
     """A class for jobs that fit none of these: the one nearest to what they ask for, made as large as that.
 

@@ -99,3 +99,19 @@ def how_it_ended(code: int, number: int) -> str:
         return f"ended with exit code {code}"
     name = next((f" ({known.name})" for known in signal.Signals if known == number), "")
     return f"killed by signal {number}{name}"
+
+
+def make_folders(*folders: Path) -> None:
+    """Make the folders that queue jobs start in and write to: a workload manager does not.
+
+    Raises:
+        ClusterError: one cannot be made.
+    """
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ClusterError(
+                f"{folder}, where queue jobs would write, cannot be made: {error.strerror}",
+                "make it, or name another as the cluster's log_directory",
+            ) from error

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeInt, field_validator
 
 from surgeline.clusters.batch import BatchSettings, Bytes, Cause, Contact, QueuedJob, WorkerClass
-from surgeline.clusters.commands import Commands, how_it_ended, in_its_own_words
+from surgeline.clusters.commands import Commands, how_it_ended, in_its_own_words, make_folders
 from surgeline.clusters.jobtext import common_arguments, load_jobqueue, worker_job
 from surgeline.errors import ClusterError
 
@@ -25,15 +25,20 @@ _WORKER_NAME = (
     """`sed -n 's/^NumJobStarts = \\([1-9]\\)/-r\\1/p' "$_CONDOR_JOB_AD"`\""""
 )
 _MACRO = re.compile(r"\$(?=\w*[([])")
+# How long HTCondor waits for a machine, or for its own schedd, that does not answer.
+_LEASE_SECONDS = 300
 # The attribute of our own by which a session's jobs are known.
 _SESSION = "SurgelineSession"
 _ATTRIBUTES = (
     *("ClusterId", "ProcId", "JobStatus", "NumJobStarts", "RemoteHost", "LastRemoteHost", "LastRejMatchReason"),
-    *("HoldReason", "HoldReasonCode", "RemoveReason", "ExitBySignal", "ExitSignal", "ExitCode"),
+    *("HoldReason", "HoldReasonCode", "HoldReasonSubCode", "RemoveReason"),
+    *("ExitBySignal", "ExitSignal", "ExitCode"),
 )
 _IDLE, _RUNNING, _REMOVED, _COMPLETED, _HELD, _SENDING, _SUSPENDED = range(1, 8)
-# Codes of HoldReasonCode.
+# By HoldReasonCode; and what a machine's own policy says with HoldReasonSubCode, as HTCondor's templates have it.
 _CAUSES: Mapping[int, Cause] = {1: "cancelled", 34: "out of memory", 46: "walltime", 47: "walltime"}
+_HELD_BY_MACHINE = 21
+_CAUSES_OF_MACHINE: Mapping[int, Cause] = {102: "out of memory"}
 
 
 def _mapping(directives: Any) -> Any:
@@ -122,7 +127,7 @@ class HTCondor:
         Raises:
             ClusterError: the submit file is wrong, the schedd does not answer or refuses us, or is not there.
         """
-        self._make_folder(worker_class, contact)
+        make_folders(contact.folder, self.output(worker_class, contact, "").parent)
         text = self.text(worker_class, contact)
         answer = self._commands.run("condor_submit", "-dry-run", "/dev/null", "-", text=text)
         if answer.returncode != 0:
@@ -139,7 +144,7 @@ class HTCondor:
         Raises:
             ClusterError: HTCondor refused them, with its own words.
         """
-        self._make_folder(worker_class, contact)
+        make_folders(contact.folder, self.output(worker_class, contact, "").parent)
         answer = self._commands.run(
             *("condor_submit", "-terse", *self._settings.submit_command_extra, "-"),
             text=self.text(worker_class, contact, count),
@@ -212,9 +217,6 @@ class HTCondor:
         """The file that a job's own output goes to."""
         return Path(worker_class.settings.log_directory or contact.folder) / f"htcondor-{identifier}.log"
 
-    def _make_folder(self, worker_class: WorkerClass, contact: Contact) -> None:
-        self.output(worker_class, contact, "").parent.mkdir(parents=True, exist_ok=True)
-
     def _queue(self, constraint: str) -> list[dict[str, Any]]:
         answer = self._commands.run(
             "condor_q", "-constraint", constraint, "-json", "-attributes", ",".join(_ATTRIBUTES)
@@ -231,12 +233,16 @@ def _commands_of(settings: HTCondorSettings, contact: Contact, output: Path) -> 
     commands: dict[str, Any] = {
         "MY.DaskWorkerName": '"htcondor-$(ClusterId).$(ProcId)"',
         "batch_name": contact.name,
-        # dask-jobqueue's own is less than the worker may use.
+        # As numbers, which condor_q's analysis tells as they are; and never less than the worker may use.
+        "RequestCpus": settings.cores,
         "RequestMemory": math.ceil(settings.memory / 2**20),
+        "RequestDisk": math.ceil(settings.disk / 2**10),
         "initialdir": _literal(str(contact.folder)),
         "output": log,
         "error": log,
         "getenv": settings.getenv,
+        # HTCondor's own would keep the job of a machine that is gone for 40 minutes.
+        "job_lease_duration": _LEASE_SECONDS,
     }
     if settings.gpus:
         commands["request_gpus"] = settings.gpus
@@ -281,8 +287,11 @@ def _job(said: Mapping[str, Any]) -> QueuedJob:
     status = said["JobStatus"]
     host = str(said.get("RemoteHost") or said.get("LastRemoteHost") or "").partition("@")[2]
     if status == _HELD:
-        cause = _CAUSES.get(said.get("HoldReasonCode", 0), "failed")
-        return QueuedJob(identifier, "held", f"held: {said.get('HoldReason', 'nobody says why')}", cause, host)
+        code, detail = said.get("HoldReasonCode", 0), said.get("HoldReasonSubCode", 0)
+        cause = _CAUSES_OF_MACHINE.get(detail) if code == _HELD_BY_MACHINE else _CAUSES.get(code)
+        return QueuedJob(
+            identifier, "held", f"held: {said.get('HoldReason', 'nobody says why')}", cause or "failed", host
+        )
     if status == _REMOVED:
         return QueuedJob(identifier, "ended", _removal(str(said.get("RemoveReason", ""))), "cancelled", host)
     if status == _COMPLETED:

@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import logging
+import socket
 from typing import Any
 
 from surgeline.clusters.daskoptions import dask_options
+from surgeline.errors import ClusterError
+
+
+def address_for_workers(host: str | None, interface: str | None) -> str:
+    """The address at which workers reach a scheduler on this machine: see `start_scheduler`.
+
+    Raises:
+        ClusterError: this machine has no such interface, or no such name is known.
+    """
+    from distributed.utils import get_ip, get_ip_interface
+
+    try:
+        if interface:
+            return str(get_ip_interface(interface))
+        return socket.gethostbyname(host) if host else str(get_ip())
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"workers would look for the session at {interface or host}, and there is no such address: {error}",
+            "give the cluster another host or interface; `ip address` lists what this machine has",
+        ) from error
 
 
 def start_scheduler(

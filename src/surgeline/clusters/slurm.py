@@ -23,7 +23,7 @@ from surgeline.clusters.batch import (
     Seconds,
     WorkerClass,
 )
-from surgeline.clusters.commands import Commands, how_it_ended, in_its_own_words
+from surgeline.clusters.commands import Commands, how_it_ended, in_its_own_words, make_folders
 from surgeline.clusters.jobtext import common_arguments, load_jobqueue, worker_job
 from surgeline.errors import ClusterError
 from surgeline.work.resources import Resources
@@ -36,7 +36,7 @@ _WORKER_NAME = (
 _GPU_GRES = re.compile(r"\bgpu(?P<kind>:[^:,\d][^:,]*)?(?::(?P<number>\d+))?")
 _FIELDS = "JobArrayID:|,State:|,exit_code:|,BatchHost:|,StartTime:|,Reason:|"
 
-_WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+_WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 _HELD = {"REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 _ENDED: Mapping[str, tuple[Cause, str]] = {
     "COMPLETED": ("completed", "ended by itself"),
@@ -193,7 +193,7 @@ class Slurm:
         Raises:
             ClusterError: Slurm refused it, with its own words.
         """
-        self.output(worker_class, contact, "").parent.mkdir(parents=True, exist_ok=True)
+        make_folders(contact.folder, self.output(worker_class, contact, "").parent)
         answer = self._commands.run("sbatch", "--parsable", text=self.text(worker_class, contact, count))
         # With several clusters under one roof: number;cluster.
         number = answer.stdout.strip().partition(";")[0]
@@ -390,6 +390,8 @@ def _job(identifier: str, state: str, code: int, number: int, host: str, reason:
     if state in _WAITING:
         held = state in _HELD or re.search("held|hold", reason, re.IGNORECASE)
         return QueuedJob(identifier, "held" if held else "waiting", _told(reason))
+    if state == "CONFIGURING":
+        return QueuedJob(identifier, "waiting", "its node is being made ready", host=host)
     if state in _ENDED:
         cause, words = _ENDED[state]
         return QueuedJob(identifier, "ended", words.format(host=host or "there"), cause, host)

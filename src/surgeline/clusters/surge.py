@@ -23,8 +23,8 @@ from surgeline.work.resources import Resources
 
 # How long a worker takes to start where nothing is known of it.
 STARTUP_SECONDS = 10.0
-# Idle workers are kept for what begins within so many times what a worker takes to start; who waits longer for less
-# than a start would save wastes cores.
+# Idle workers are kept for what begins within so many times what a worker takes to start, or sooner than others would
+# come; longer, they would waste far more than a start costs.
 _STARTS_TO_KEEP = 10
 
 
@@ -134,6 +134,7 @@ def decide(
     maximum: int | None = None,
     core_seconds_left: float | None = None,
     startup_seconds: float = STARTUP_SECONDS,
+    queue_seconds: float = 0.0,
 ) -> Decision:
     """Say how many workers of each class to have now. Fewer than there are means that idle ones can go.
 
@@ -144,10 +145,12 @@ def decide(
         ahead: what is known of the jobs that come next.
         maximum: how many workers of all classes there may be at once; None for no limit but those of the classes.
         core_seconds_left: what is left of the budget; None without one.
-        startup_seconds: how long a worker takes from being asked for to its first job.
+        startup_seconds: how long a worker takes from the beginning of its queue job to its first job; this is paid,
+            so it has to be worth it.
+        queue_seconds: how long queue jobs wait before they begin; this costs nothing but time.
     """
     ranked = smallest_first(classes)
-    deciding = _Deciding(ranked, present, maximum, core_seconds_left, startup_seconds)
+    deciding = _Deciding(ranked, present, maximum, core_seconds_left, startup_seconds, queue_seconds)
     alike: dict[tuple[str, ...], list[Demand]] = {}
     for demand in demands:
         fitting = tuple(c.name for c in ranked if demand.asked.fits(c.offers))
@@ -228,12 +231,14 @@ class _Deciding:
         maximum: int | None,
         core_seconds_left: float | None,
         startup_seconds: float,
+        queue_seconds: float,
     ) -> None:
         self.classes = {c.name: c for c in ranked}
         self.present = {c.name: present.get(c.name, Headcount()) for c in ranked}
         self.maximum = maximum
         self.purse = core_seconds_left
         self.startup_seconds = startup_seconds
+        self.comes_in = queue_seconds + startup_seconds
         self.standing = {
             c.name: _Standing(count.busy, max(min(count.idle, c.maximum - count.busy), 0))
             for c, count in zip(ranked, self.present.values(), strict=True)
@@ -311,11 +316,11 @@ class _Deciding:
             # Who only keeps, or keeps all that there is, comes after those who ask for what is missing: otherwise it
             # would take what these asked for, and they would ask again.
             jobs, classes = pair
-            return (jobs.begins_in or 0.0) > self.startup_seconds, jobs.jobs is None, len(classes)
+            return (jobs.begins_in or 0.0) > self.comes_in, jobs.jobs is None, len(classes)
 
         for jobs, classes in sorted(fitting, key=turn):
             begins_in = jobs.begins_in or 0.0
-            if begins_in > _STARTS_TO_KEEP * self.startup_seconds:
+            if begins_in > max(self.comes_in, _STARTS_TO_KEEP * self.startup_seconds):
                 continue
             askable = _askable(classes)
             seconds = _expected(jobs, self.startup_seconds)
@@ -330,7 +335,7 @@ class _Deciding:
             for c in askable:
                 while there != wanted and self.spare(c) and not self.grant(c, _KEPT, seconds, seconds):
                     there += 1
-            if finishing and askable and begins_in <= self.startup_seconds:
+            if finishing and askable and begins_in <= self.comes_in:
                 # Of a stage of unknown width the first job, at least, will find a worker.
                 enough = 1 if wanted is None else wanted
                 while there < enough and not self.grant(askable[0], _NEXT, seconds, seconds):
