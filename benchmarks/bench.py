@@ -4,7 +4,8 @@
 (b) the demo with two workers against serial, and against the same casatasks calls in a plain script;
 (c) how long `import surgeline` and `surgeline --help` take;
 (d) what the context costs: see context.py;
-(e) what MPI costs and gains: see mpi.py.
+(e) what MPI costs and gains: see mpi.py;
+(f) what many workers and jobs cost the session: see scale.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import psutil
 from context import context_figures
 from mpi import mpi_figures
 from report import ROOT, report
+from scale import scale_figures
 from surgeline import TaskQueue, open_backend
 from surgeline.config import load
 
@@ -125,6 +127,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="surgeline-bench-") as scratch:
         folder = Path(scratch)
         figures = startup() | dispatch(folder) | context_figures(folder) | demo(folder) | mpi_figures(folder)
+        figures |= scale_figures(folder)
     report(figures, "bench")
 
 

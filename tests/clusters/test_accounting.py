@@ -125,6 +125,13 @@ def test_berths_and_the_workers_of_this_machine_are_accounted_alike() -> None:
     assert found.peak_cores == 1 + 4 + 2
 
 
+def test_a_worker_here_that_was_replaced_is_counted_once() -> None:
+    jobs = [Ran("cal", "tcp://127.0.0.1:4567", 1, 5, lost=True), Ran("cal", "worker-0", 6, 9)]
+    here = stays_here(1, 1, jobs, [], began=0, came=1, now=10)
+    assert [stay.worker for stay in here] == ["worker-0"]
+    assert account(here, jobs, 0, 10).total.asked == 10
+
+
 @pytest.mark.parametrize(
     ("worker", "place"),
     [

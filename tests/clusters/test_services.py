@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from services.htcondor import HTCondor
 from services.slurm import Slurm
 from support import NOBODY, wait_until

@@ -658,5 +658,5 @@ def test_workers_on_which_casa_does_not_start_say_why_and_are_not_left_behind(tm
 
 
 def test_a_cluster_of_another_type_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="slurm"):
-        opened(tmp_path, "clusters.batch.type=slurm", "dask.cluster=batch")
+    with pytest.raises(ClusterError, match="kubernetes"):
+        opened(tmp_path, "clusters.batch.type=kubernetes", "dask.cluster=batch")

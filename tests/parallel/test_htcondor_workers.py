@@ -9,7 +9,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from queues import a_long_job, call, opened, variable
+from queue_clusters import a_long_job, call, opened, variable
 from services.htcondor import HTCondor
 from support import wait_until
 from surgeline.errors import ClusterError

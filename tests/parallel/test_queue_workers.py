@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from queues import a_long_job, call, opened, variable, wait_for, worked
+from queue_clusters import a_long_job, call, opened, variable, wait_for, worked
 from services.htcondor import HTCondor
 from services.slurm import Slurm
 from support import wait_until

@@ -10,7 +10,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from queues import a_long_job, call, lines_of, opened, variable, worked
+from queue_clusters import a_long_job, call, lines_of, opened, variable, worked
 from services.slurm import Slurm
 from support import wait_until
 from surgeline.errors import ClusterError

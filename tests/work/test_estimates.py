@@ -54,6 +54,16 @@ def learnt(path: Path | None, *memories: int, stage: str = "image", clock: Clock
 # What is expected
 
 
+def test_before_a_stage_has_jobs_the_most_that_any_kind_of_them_took_is_expected() -> None:
+    clock = Clock()
+    estimates = learnt(None, 2 * GB, clock=clock)
+    assert estimates.of_stage("calibrate") == (None, None)
+    estimates.learn("image", FunctionCall(len, ()), clock.outcome(GB, seconds=30.0))
+    assert estimates.of_stage("image") == (3 * GB, 30.0)
+    estimates.learn("plots", FunctionCall(len, ()), clock.outcome(memory=0, seconds=5.0))
+    assert estimates.of_stage("plots") == (None, 5.0)
+
+
 def test_nothing_is_known_of_jobs_whose_like_has_not_run() -> None:
     estimates = learnt(None, GB)
     assert estimates.resources("calibrate", reading()) == (None, None)
@@ -85,12 +95,12 @@ def test_nothing_is_said_of_what_a_job_says_itself() -> None:
     assert learnt(None, GB).resources("image", reading().declare(seconds=5.0)) == (1.5 * GB, None)
 
 
-def test_a_larger_input_than_was_seen_takes_more_and_a_smaller_one_not_less() -> None:
+def test_a_larger_input_than_was_seen_takes_longer_and_a_smaller_one_as_long() -> None:
     estimates, clock = Estimates(None), Clock()
     made = (fingerprint("large.ms", 4000), fingerprint("small.ms", 10))
     estimates.learn("split", FunctionCall(len, ()), clock.outcome(outputs=made))
     estimates.learn("image", reading("a.ms"), clock.outcome(inputs=(fingerprint("a.ms", 1000),)))
-    assert estimates.resources("image", reading("large.ms")) == (6 * GB, 4.0)
+    assert estimates.resources("image", reading("large.ms")) == (1.5 * GB, 4.0)
     assert estimates.resources("image", reading("small.ms")) == (1.5 * GB, 1.0)
     # Nothing is known of how large this one is.
     assert estimates.resources("image", reading("other.ms")) == (1.5 * GB, 1.0)

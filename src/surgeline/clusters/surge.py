@@ -163,6 +163,11 @@ def decide(
     return deciding.decision(groups)
 
 
+def class_asked_for(classes: Iterable[Class], asked: Resources) -> Class | None:
+    """The class of which workers are asked for, for jobs that ask for this; None where they fit in none."""
+    return next(iter(_askable([c for c in smallest_first(classes) if asked.fits(c.offers)])), None)
+
+
 def _askable(fitting: Sequence[Class]) -> list[Class]:
     """Those of the classes in which a job fits whose workers may be asked for; with GPUs only where no other fits."""
     allowed = [c for c in fitting if c.maximum > 0]

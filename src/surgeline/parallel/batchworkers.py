@@ -10,6 +10,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,11 +22,12 @@ from surgeline.clusters.fleet import Berth, Fleet, Wish
 from surgeline.clusters.scheduler import start_scheduler
 from surgeline.clusters.surge import (
     STARTUP_SECONDS,
+    Ahead,
     Decision,
     Demand,
     Headcount,
+    class_asked_for,
     decide,
-    smallest_first,
 )
 from surgeline.config import Configuration
 from surgeline.parallel.crew import Worker
@@ -101,7 +103,8 @@ class BatchWorkers(DaskBackend):
         self._threads = configuration.settings.worker.threads
         self._tell = tell or (lambda _: None)
         self._foreseen: Foreseen | None = None
-        self._decision = Decision({})
+        # Whether the core-hours of the configuration are used up.
+        self._spent = False
         self._hungry: dict[Resources, float] = {}
         self._absent: dict[str, float] = {}
         self._investigations = ThreadPoolExecutor(_INVESTIGATIONS, thread_name_prefix="investigation")
@@ -234,6 +237,8 @@ class BatchWorkers(DaskBackend):
         return ticket
 
     def _take(self, key: str, pending: Pending) -> list[str] | None:
+        if self._spent:
+            return None
         seconds = self._seconds_of(pending)
         return self._crew.take(key, pending.resources, seconds, pending.avoid) or None
 
@@ -264,16 +269,18 @@ class BatchWorkers(DaskBackend):
             demands, shortest = self._demands()
             present, idle, spent = self._present(alive, shortest)
             foreseen = self._foreseen
+            left = self._core_seconds_left(berths)
             decision = decide(
                 self.fleet.classes.values(),
                 demands,
                 present,
-                foreseen.ahead if foreseen else (),
+                self._ahead(),
                 self._settings.maximum,
-                self._core_seconds_left(berths),
+                left,
                 _startup_seconds(berths),
+                _queue_seconds(berths),
             )
-            self._decision = decision
+            self._spent = left is not None and left <= 0
             # Nobody knows whether a user's own script comes with more.
             something_may_come = foreseen is None or foreseen.at_work or bool(foreseen.ahead)
             keep_for = self._settings.idle_seconds if something_may_come and not decision.crowded else 0.0
@@ -293,6 +300,17 @@ class BatchWorkers(DaskBackend):
             abandoned = self._abandoned(alive, now)
         self._fail_hopeless(decision)
         return Wish(numbers, [*abandoned, *(_identifier(worker.name) for worker in going)])
+
+    def _ahead(self) -> list[Ahead]:
+        """What comes next, and when: as soon as the longest of the jobs that run has ended, where that is known."""
+        now = time.monotonic()
+        left = []
+        for bundle in self._sent.values():
+            expected = self._seconds_of(bundle.jobs[0])
+            left.append(None if expected is None else max(0.0, expected - (now - bundle.sent)))
+        known = [seconds for seconds in left if seconds is not None]
+        begins_in = max(known) if known and len(known) == len(left) and not self._waiting else None
+        return [replace(ahead, begins_in=begins_in) for ahead in (self._foreseen.ahead if self._foreseen else ())]
 
     def _abandoned(self, alive: Sequence[Berth], now: float) -> list[str]:
         """The queue jobs that are said to run, and of whose workers nothing is heard any more."""
@@ -373,7 +391,8 @@ class BatchWorkers(DaskBackend):
         reasons = {unserved.asked: unserved.reason for unserved in decision.unserved if unserved.for_ever}
         for asked in lines - served:
             since = self._hungry.setdefault(asked, now)
-            kind = self._home(asked)
+            home = class_asked_for(self.fleet.classes.values(), asked)
+            kind = home.name if home else None
             reason = reasons.get(asked) or (self.fleet.trouble(kind) if kind else None)
             deadline = self._settings.queue_deadline
             if reason is None and deadline is not None and now - since > deadline:
@@ -383,11 +402,6 @@ class BatchWorkers(DaskBackend):
                 self._fail_waiting(asked, reason)
         for asked in self._hungry.keys() - (lines - served):
             del self._hungry[asked]
-
-    def _home(self, asked: Resources) -> str | None:
-        """The class of which workers are asked for, for such jobs."""
-        fitting = [c for c in smallest_first(self.fleet.classes.values()) if asked.fits(c.offers)]
-        return fitting[0].name if fitting else None
 
     def _fail_waiting(self, asked: Resources, reason: str) -> None:
         with self._lock:
@@ -457,6 +471,12 @@ def _mean_of_all(seconds: Sequence[float], number: int) -> float | None:
 
 
 def _startup_seconds(berths: Sequence[Berth]) -> float:
-    """How long workers took to come since they were asked for."""
-    took = [berth.came - berth.submitted for berth in berths if berth.came is not None]
+    """How long workers took to come since their queue jobs began."""
+    took = [berth.came - berth.started for berth in berths if berth.came is not None and berth.started is not None]
     return median(took) if took else STARTUP_SECONDS
+
+
+def _queue_seconds(berths: Sequence[Berth]) -> float:
+    """How long queue jobs waited before they began."""
+    took = [berth.started - berth.submitted for berth in berths if berth.started is not None]
+    return median(took) if took else 0.0

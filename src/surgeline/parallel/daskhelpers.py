@@ -91,6 +91,7 @@ class DaskBackend(Dispatcher):
             if ask is not None:
                 answer_on_scheduler(self._cluster.scheduler, ask)
             self._client = Client(self._cluster, set_as_default=False)
+            self._client.loop.asyncio_loop.set_exception_handler(_log_for_dask)
             self._client.subscribe_topic(EXIT_TOPIC, self._hear_of_exit)
             self._client.subscribe_topic("worker-restart-memory", self._hear_of_memory)
             self._client.subscribe_topic(READY_TOPIC, self._hear_of_worker)
@@ -287,8 +288,16 @@ class DaskBackend(Dispatcher):
         Raises:
             _WorkerGone: Dask would wait for a worker that will not come again.
         """
+        handle, done = bundle.handle, threading.Event()
+        handle.add_done_callback(lambda _: done.set())
+        while not handle.done() and not done.wait(_LOST_JOB_SECONDS):
+            if self._departed.intersection(bundle.place):
+                raise _WorkerGone
+        if handle.status != "finished":
+            # It raises, at once.
+            handle.result()
         gathering = asyncio.run_coroutine_threadsafe(
-            self._client.gather(bundle.handle, asynchronous=True), self._client.loop.asyncio_loop
+            self._client.gather(handle, asynchronous=True), self._client.loop.asyncio_loop
         )
         while True:
             try:
@@ -312,6 +321,11 @@ class DaskBackend(Dispatcher):
         with self._death_news:
             self._death_news.wait_for(lambda: worker in self._deaths, timeout=seconds)
             return self._deaths.get(worker)
+
+
+def _log_for_dask(_: Any, context: Mapping[str, Any]) -> None:
+    """What nobody waited for in Dask's own event loop, such as results that were lost with their worker."""
+    logging.getLogger("distributed").error(context["message"], exc_info=context.get("exception"))
 
 
 class _WorkerGone(Exception):

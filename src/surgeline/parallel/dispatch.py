@@ -11,7 +11,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cloudpickle
@@ -45,6 +45,7 @@ class Bundle:
         jobs: what is on its way.
         place: the workers that were taken for it, as the backend has them.
         handle: what the backend knows it by.
+        sent: when it was sent, by the monotonic clock.
         ended: whether outcomes of its jobs are being delivered.
     """
 
@@ -52,6 +53,7 @@ class Bundle:
     jobs: list[Pending]
     place: Any
     handle: Any = None
+    sent: float = field(default_factory=time.monotonic)
     ended: bool = False
 
 

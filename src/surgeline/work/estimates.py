@@ -1,8 +1,9 @@
 """What jobs took before: their memory and time, and how many a stage had at once; kept from session to session.
 
 Jobs of one kind (a task, or a function) in one stage are taken to be alike. The most recent ones count: the most
-memory of any, with a margin, and the time within which nine in ten ended; both in proportion to the size of what a
-job reads, where that is more than was seen. Sizes are those that jobs' outcomes tell, so that no file is looked at.
+memory of any, with a margin, and the time within which nine in ten ended; this in proportion to the size of what a
+job reads, where that is more than was seen. Memory is not: CASA goes through its data in pieces. Sizes are those that
+jobs' outcomes tell, so that no file is looked at.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -131,12 +132,24 @@ class Estimates:
         largest = max(took.read for took in recent)
         growth = max(size / largest, 1.0) if largest else 1.0
         memory = max(took.memory for took in recent)
-        seconds = sorted(took.seconds for took in recent)[math.ceil(_SHARE_WITHIN_TIME * len(recent)) - 1]
+        seconds = _within(recent)
         declared = job.declared
         return (
-            int(_MEMORY_MARGIN * growth * memory) if memory and declared.resources.memory is None else None,
+            int(_MEMORY_MARGIN * memory) if memory and declared.resources.memory is None else None,
             growth * seconds if declared.seconds is None else None,
         )
+
+    def of_stage(self, stage: str) -> tuple[int | None, float | None]:
+        """The memory (bytes) and the time (seconds) that jobs of a stage are expected to take, before it has any.
+
+        Those of the kind of job that took the most of each; None where nothing is known.
+        """
+        with self._lock:
+            kinds = [list(took.values()) for (name, _), took in self._took.items() if name == stage and took]
+        if not kinds:
+            return None, None
+        memory = max(took.memory for recent in kinds for took in recent)
+        return int(_MEMORY_MARGIN * memory) or None, max(map(_within, kinds))
 
     def learn_width(self, recipe_name: str, stage: str, jobs: int) -> None:
         """Take in how many jobs a stage has at once at this moment; the most of a session counts."""
@@ -207,6 +220,11 @@ def kind_of(job: Job) -> str:
     if not hasattr(called, "__qualname__"):
         called = type(called)
     return f"{called.__module__}.{called.__qualname__}"
+
+
+def _within(recent: Sequence[_Took]) -> float:
+    """The seconds within which most jobs of a kind ended."""
+    return sorted(took.seconds for took in recent)[math.ceil(_SHARE_WITHIN_TIME * len(recent)) - 1]
 
 
 def _size(fingerprints: Iterable[Fingerprint]) -> int:

@@ -72,7 +72,7 @@ class Resources(BaseModel):
     def __str__(self) -> str:
         parts = [f"{self.cores} core" + ("s" if self.cores > 1 else "")]
         if self.memory:
-            parts.append(f"{self.memory / 1e9:.2g} GB")
+            parts.append(f"{self.memory / 1e9:.3g} GB")
         if self.gpus:
             parts.append(f"{self.gpus} GPU" + ("s" if self.gpus > 1 else ""))
         if self.walltime:
