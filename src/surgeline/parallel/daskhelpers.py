@@ -7,7 +7,7 @@ import logging
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -96,16 +96,16 @@ class DaskBackend(Dispatcher):
             self._client.subscribe_topic("worker-restart-memory", self._hear_of_memory)
             self._client.subscribe_topic(READY_TOPIC, self._hear_of_worker)
             self._client.subscribe_topic("all", self._hear_of_departure)
-            self._client.register_plugin(
-                CasaWorker(
-                    self._folder_of_workers(folder),
-                    logs,
-                    dict(settings.casaconfig),
-                    settings.worker.threads,
-                    self._memory_of_each(),
-                    self._nested,
-                )
+            plugin = CasaWorker(
+                self._folder_of_workers(folder),
+                logs,
+                dict(settings.casaconfig),
+                settings.worker.threads,
+                self._memory_of_each(),
+                self._nested,
             )
+            # Dask itself would wait for ever for a worker that was stopped in the midst of it.
+            _within(settings.dask.start_timeout, lambda: self._client.register_plugin(plugin))
             self._await_workers(configuration, cluster_name, logs)
         except BaseException as error:
             self._cluster.close()
@@ -321,6 +321,29 @@ class DaskBackend(Dispatcher):
         with self._death_news:
             self._death_news.wait_for(lambda: worker in self._deaths, timeout=seconds)
             return self._deaths.get(worker)
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> None:
+    """Wait so long for a call, which goes on when time is over.
+
+    Raises:
+        TimeoutError: time is over.
+    """
+    ended: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            ended.set_exception(error)
+        else:
+            ended.set_result(None)
+
+    threading.Thread(target=run, name="bounded-wait", daemon=True).start()
+    try:
+        ended.result(timeout=seconds)
+    except TimeoutError as error:
+        raise TimeoutError(f"they did not answer within {seconds:g} s") from error
 
 
 def _log_for_dask(_: Any, context: Mapping[str, Any]) -> None:

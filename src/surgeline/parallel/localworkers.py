@@ -67,9 +67,11 @@ class LocalWorkers(DaskBackend):
                 f"no worker of cluster {cluster_name!r} came within {seconds:g} s",
                 f"see {logs}; on a busy machine raise dask.start_timeout",
             ) from error
+        # Not with the lock held, which Dask's event loop may be waiting for.
+        there = self._client.scheduler_info(n_workers=-1)["workers"]
         with self._lock:
-            for address, found in self._client.scheduler_info(n_workers=-1)["workers"].items():
-                self._crew.join(self._recruit({"worker": address, "name": found["name"]}))
+            for address in there.keys() - self._departed:
+                self._crew.join(self._recruit({"worker": address, "name": there[address]["name"]}))
 
     def _clean_up(self) -> None:
         self._scratch.cleanup()
