@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -122,6 +122,15 @@ def plan(
     loaded = recipes.load(recipe, tuple(_absolute(name) for name in vis or ()))
     planned = plan_session(loaded, workdir, _configuration(workdir, overrides), tuple(force or ()), start_from)
     Console(soft_wrap=True).print(planned, markup=False)
+
+
+@app.command()
+def cancel(workdir: Workdir = Path("surgeline-session")) -> None:
+    """End the session that runs in a working folder, and take all that sessions have in queues out of them."""
+    from surgeline.paths import SessionPaths
+    from surgeline.workflow.cancelling import cancel_session
+
+    cancel_session(SessionPaths(workdir.absolute()), typer.echo)
 
 
 @app.command()
@@ -325,8 +334,9 @@ def _run(make: Callable[[Observer], Session]) -> None:
 
     console = Console(highlight=False)
     with _signals_interrupt():
-        with TellingProgress(console) as progress:
+        with ExitStack() as at_last, TellingProgress(console) as progress:
             session = make(progress)
+            at_last.callback(lambda: console.print(f"workers:  {session.accounts}", soft_wrap=True))
             try:
                 session.run()
             finally:

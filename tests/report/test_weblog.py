@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from surgeline.clusters.accounting import Account, Accounts
 from surgeline.context.records import (
     Antenna,
     CalibrationTable,
@@ -51,6 +52,19 @@ TASKS = {
     "import": 2, "flag": 2, "set_model": 1, "bandpass": 2, "gaincal": 6, "fluxscale": 1, "applycal": 3,
     "continuum_subtract": 1, "plan_images": 0, "make_images": 21, "moments": 2, "export": 0,
 }  # fmt: skip
+
+
+ACCOUNTS = Accounts(
+    {
+        "flag": Account(workers=2, queued=18, asked=400, used=321, starting=14, idle=65),
+        "make_images": Account(
+            workers=1, queued=61, asked=3500, used=3000, lost=77, starting=8, idle=415, gpu_asked=99
+        ),
+    },
+    in_vain=Account(workers=1, queued=4, asked=11, starting=11),
+    peak_cores=8,
+    fixed=15644,
+)
 
 
 def log_line(priority: str, text: str) -> str:
@@ -135,6 +149,7 @@ def a_record(**other: Any) -> dict[str, Any]:
         "ended": now,
         "state": "finished",
         "error": None,
+        "accounts": ACCOUNTS.as_json(),
         "sessions": [
             {"started": START, "ended": START + 200, "state": "interrupted"},
             {"started": START + 203, "ended": now, "state": "finished"},
@@ -303,6 +318,24 @@ def test_the_page_has_the_numbers_of_the_field(rich_page: Path) -> None:
         "signal to noise 41 an integration", "VA15",
     ):  # fmt: skip
         assert shown in text, shown
+
+
+def test_what_the_workers_cost_is_shown_by_stage_and_in_all(rich_page: Path) -> None:
+    text = Page(rich_page).text
+    assert "flag 400 321 65.0 14.0 0.00 2 9.0 0.00 0.00" in text
+    assert "make_images 3500 3000 415 8.0 77.0 1 61.0 99.0 0.00" in text
+    assert "asked in vain 11.0 0.00 0.00 11.0 0.00 1 4.0" in text
+    assert "in all 3911 3321 480 33.0 77.0 4 20.8" in text
+    assert (
+        "8 cores, the most at once, for all the time would have cost 15644 core-seconds: what was asked is 0.250"
+        in text
+    )
+
+
+def test_a_record_without_accounts_has_no_table_of_them(context: Context, paths: SessionPaths) -> None:
+    for accounts in (None, {"of": "another version"}, Accounts().as_json()):
+        page = Page(write_weblog(paths, a_record(accounts=accounts), context))
+        assert "What the workers cost" not in page.text
 
 
 def test_warnings_come_before_all_else(rich_page: Path) -> None:

@@ -209,14 +209,15 @@ def stays_here(
     Args:
         workers: how many.
         cores: of each of them.
-        jobs: all jobs; those of none of the others ran on these.
+        jobs: all jobs; those that ended on none of the others did on these.
         elsewhere: the others.
         began: when the session began.
         came: when they were ready.
         now: until when is counted.
     """
     others = {stay.worker for stay in elsewhere}
-    names = sorted({job.worker for job in jobs} - others)
+    # A worker that was lost had the name of the one that took its place, or is known by its address only.
+    names = sorted({job.worker for job in jobs if not job.lost} - others)
     names += [f"idle {number}" for number in range(workers - len(names))]
     return [Stay(name, cores, 0, began, began, came, now) for name in names]
 

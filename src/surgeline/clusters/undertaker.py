@@ -59,6 +59,9 @@ def wait_and_bury(command: Sequence[str]) -> None:
         said = b""
     if said != _DONE:
         bury(command)
+        # A submission that was under way when the session was killed may have come after that.
+        time.sleep(_PAUSE_SECONDS)
+        bury(command)
 
 
 def bury(command: Sequence[str], patience: float = _PATIENCE_SECONDS) -> bool:

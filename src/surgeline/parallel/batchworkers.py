@@ -111,7 +111,11 @@ class BatchWorkers(DaskBackend):
         self._fleet: Fleet | None = None
         self._note: CancelNote | None = None
         self._classes = classes
-        super().__init__(configuration, cluster_name, folder, logs, lost, ask)
+        try:
+            super().__init__(configuration, cluster_name, folder, logs, lost, ask)
+        except BaseException:
+            self._close_fleet()
+            raise
 
     @property
     def fleet(self) -> Fleet:
@@ -152,12 +156,15 @@ class BatchWorkers(DaskBackend):
     def close(self) -> None:
         """Take all workers out of the queue. No process is left behind."""
         try:
-            # Those that could not be taken out now are left to the undertaker, and to `surgeline cancel`.
-            if self._fleet is not None and self._fleet.close() and self._note is not None:
-                self._note.clear()
+            self._close_fleet()
         finally:
             super().close()
             self._investigations.shutdown(cancel_futures=True)
+
+    def _close_fleet(self) -> None:
+        # Those that could not be taken out now are left to the undertaker, and to `surgeline cancel`.
+        if self._fleet is not None and self._fleet.close() and self._note is not None:
+            self._note.clear()
 
     def _start_cluster(self) -> Any:
         settings = self._settings

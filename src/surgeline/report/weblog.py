@@ -8,12 +8,14 @@ import mimetypes
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from surgeline.clusters.accounting import Accounts
 from surgeline.context.records import (
     CalibrationTable,
     Dataset,
@@ -52,7 +54,7 @@ _NO_STAGE: Mapping[str, Any] = {
 _NO_RECORD: Mapping[str, Any] = {
     "surgeline": "", "versions": {}, "host": "", "platform": "", "cores": None, "workdir": "", "backend": "",
     "workers": None, "recipe": {}, "started": None, "ended": None, "state": "unknown", "error": None,
-    "sessions": (), "stages": (), "states": None,
+    "accounts": None, "sessions": (), "stages": (), "states": None,
 }  # fmt: skip
 _NO_RECIPE: Mapping[str, Any] = {"name": "unnamed recipe", "description": "", "vis": (), "stages": ()}
 
@@ -107,6 +109,7 @@ def _render(paths: SessionPaths, record: Mapping[str, Any], context: Context, sc
         # The page may run this code and no other, whatever a name in the data says.
         code_hash=base64.b64encode(hashlib.sha256(code.encode()).digest()).decode(),
         totals=_totals(run, stages, end),
+        accounts=_accounts(run),
         timeline=draw(run, end),
         stages=stages,
         observations=[ObservationView(fact, context) for fact in context.all(Observation)],
@@ -236,6 +239,15 @@ def _totals(run: Mapping[str, Any], stages: Sequence[StageView], end: float) -> 
         "cpu_seconds": sum(stage.cpu_seconds for stage in stages),
         "peak_memory": max((stage.peak_memory for stage in stages), default=0),
     }
+
+
+def _accounts(run: Mapping[str, Any]) -> Accounts | None:
+    """What the workers cost; None where nobody wrote it down, or nothing was asked for."""
+    # A run of an earlier version of Surgeline, or one that was killed early.
+    with suppress(ValueError, TypeError):
+        accounts = Accounts.from_json(run["accounts"])
+        return accounts if accounts.total.asked else None
+    return None
 
 
 def _last_moment(run: Mapping[str, Any]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import resource
 import shutil
 import sys
@@ -14,11 +15,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from surgeline.clusters import local
+from surgeline.clusters.batch import BATCH_TYPES, worker_classes, workload_manager
+from surgeline.clusters.scheduler import address_for_workers
 from surgeline.config import Configuration
-from surgeline.errors import ClusterError
+from surgeline.errors import ClusterError, ConfigError
 from surgeline.parallel.backend import choose
 from surgeline.parallel.mpirun import find_launcher
 from surgeline.parallel.mpiworld import examine_world
+from surgeline.paths import SessionPaths
+from surgeline.workflow.planning import contact_to_be
 from surgeline.workflow.record import versions
 
 _LEAST_FREE_GIGABYTES = 5.0
@@ -37,7 +42,7 @@ class Finding:
 
 
 def examine(workdir: Path, configuration: Configuration) -> Iterator[Finding]:
-    """Examine Python, CASA and its data, the working folder's file system, limits, the workers to be, and MPI."""
+    """Examine Python, CASA and its data, the working folder's file system, limits, workers, queues and MPI."""
     yield from _casa()
     yield from _folder(workdir)
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -49,6 +54,9 @@ def examine(workdir: Path, configuration: Configuration) -> Iterator[Finding]:
         asked = local.plan(configuration, name)
         enough = asked.memory is None or asked.memory > _LEAST_MEMORY_GIGABYTES * 1e9
         yield Finding("workers", enough, str(asked), "start fewer: --set dask.n_workers=1")
+    for cluster, settings in configuration.settings.clusters.items():
+        if settings.type in BATCH_TYPES:
+            yield from _queue(configuration, cluster)
     yield from _mpi(configuration.settings.mpi.mpirun)
     for value in configuration.ignored:
         yield Finding("configuration", True, f"{'.'.join(value.key)} is not used here ({value.origin})")
@@ -105,6 +113,33 @@ def _folder(workdir: Path) -> Iterator[Finding]:
         free > _LEAST_FREE_GIGABYTES,
         f"{free:.0f} GB free at {folder}",
         "free some, or give another --workdir",
+    )
+
+
+def _queue(configuration: Configuration, name: str) -> Iterator[Finding]:
+    """Whether a workload manager would take workers, and whether these would find the session."""
+    what = f"cluster {name!r}"
+    try:
+        manager = workload_manager(configuration, name)
+        with tempfile.TemporaryDirectory() as scratch:
+            contact = contact_to_be(configuration, name, SessionPaths(Path(scratch)))
+            contact.folder.mkdir(parents=True)
+            for file in contact.certificates or ():
+                file.touch()
+            for worker_class in worker_classes(configuration, name):
+                manager.check(worker_class, contact)
+                kind = f"{worker_class.name!r} ({worker_class.offers})"
+                yield Finding(what, True, f"takes workers of class {kind} into its queue")
+        settings = manager.settings
+        address = address_for_workers(settings.host, settings.interface)
+    except (ClusterError, ConfigError) as error:
+        yield Finding(what, False, error.message, error.way_out)
+        return
+    yield Finding(
+        what,
+        not ipaddress.ip_address(address).is_loopback,
+        f"its workers will look for the session at {address}",
+        "no other machine reaches that: give the cluster a host, or an interface such as ib0",
     )
 
 

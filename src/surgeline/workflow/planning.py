@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, overload
 
-from surgeline.clusters import local
+from surgeline.clusters import certificates, local
+from surgeline.clusters.batch import (
+    BATCH_TYPES,
+    Contact,
+    WorkerClass,
+    made_to_measure,
+    most_workers,
+    settings_of,
+    worker_classes,
+    workload_manager,
+)
+from surgeline.clusters.surge import smallest_first
 from surgeline.config import Configuration
 from surgeline.context.records import Fact, Observation
 from surgeline.context.store import Context
 from surgeline.errors import DataError
 from surgeline.parallel.backend import choose
-from surgeline.paths import SessionPaths
+from surgeline.parallel.batchworkers import WORKER_MODULE
+from surgeline.paths import SessionPaths, queue_folder
 from surgeline.stages.inputs import find_input
 from surgeline.stages.observation import read_observation
 from surgeline.stages.stage import Stage
 from surgeline.work.casaprocess import CasaProcess, errors_to
+from surgeline.work.estimates import Estimates, default_file
 from surgeline.work.jobs import FunctionCall, Job
 from surgeline.work.procedure import Aside, Everywhere, Procedure, Together
+from surgeline.work.resources import Resources
+from surgeline.workflow.asking import declared
 from surgeline.workflow.graph import needs
 from surgeline.workflow.known import find_stale, open_context
 from surgeline.workflow.recipe import Recipe, StageRequest, cluster_of
@@ -63,7 +79,9 @@ def plan_session(
         SurgelineError: the recipe or an observation is wrong.
     """
     waits = needs(recipe)
-    context = _known_so_far(SessionPaths(workdir.absolute()), configuration)
+    paths = SessionPaths(workdir.absolute())
+    queues = Queues(configuration, Estimates(default_file(os.environ)))
+    context = _known_so_far(paths, configuration)
     stale = find_stale(context, recipe, waits, force, start_from)
     withdrawn = [commit.version for commit in context.log() if commit.stage in stale and commit.withdrawn_by is None]
     context.commit("rerun", [], withdrawn=withdrawn)
@@ -78,29 +96,114 @@ def plan_session(
     for name, before in waits.items():
         request = requests[name]
         lines.append("")
-        state = "finished before" if name in finished else where(request, configuration)
         after = f", after {', '.join(before)}" if before else ""
-        lines.append(f"{name}{after}: {state}")
-        if name in stale:
-            lines.append(f"    runs again: {stale[name]}")
-        if name in finished or (wants_observation and not recipe.vis):
+        again = [f"    runs again: {stale[name]}"] if name in stale else []
+        if name in finished:
+            lines += [f"{name}{after}: finished before", *again]
             continue
-        if wants_observation and request.task != "import" and context.last(Observation) is None:
-            uncertain.add(name)
-            lines.append("    (depends on what the import finds)")
+        blind = wants_observation and request.task != "import" and context.last(Observation) is None
+        if blind or (wants_observation and not recipe.vis):
+            lines += [f"{name}{after}: {where(request, configuration, queues)}", *again]
+            if recipe.vis:
+                uncertain.add(name)
+                lines.append("    (depends on what the import finds)")
             continue
         jobs, facts, complete = _foretell(request, recipe, context, configuration)
+        lines += [f"{name}{after}: {where(request, configuration, queues, jobs)}", *again]
         lines += [f"    {job.declared.name}    {job}" for job in jobs]
         if facts is not None:
             context.commit(name, facts)
         if not complete or uncertain.intersection(before):
             uncertain.add(name)
             lines.append("    (what follows depends on what earlier jobs find)")
-    return "\n".join(lines)
+    return "\n".join([*lines, *queues.texts(paths)])
 
 
-def where(request: StageRequest, configuration: Configuration) -> str:
+class Queues:
+    """The clusters with a queue that stages would use, and which of their worker classes."""
+
+    def __init__(self, configuration: Configuration, estimates: Estimates) -> None:
+        """Prepare; `estimates` is what is known of jobs from earlier sessions."""
+        self._configuration = configuration
+        self._estimates = estimates
+        self._used: dict[str, dict[str, WorkerClass]] = {}
+
+    def place(self, request: StageRequest, name: str, jobs: Sequence[Job]) -> str:
+        """Which workers of a cluster a stage's jobs go to, how many there are at most, and where else they may go.
+
+        Args:
+            request: the stage.
+            name: the cluster.
+            jobs: what is known of the stage's jobs.
+
+        Raises:
+            ConfigError: the cluster's settings are wrong.
+        """
+        settings = settings_of(self._configuration, name)
+        asked = [declared(request, job, self._estimates).declared.resources for job in jobs] or [request.resources]
+        of_class: dict[str, list[Resources]] = {}
+        for resources in dict.fromkeys(asked):
+            of_class.setdefault(self._class_for(resources, name).name, []).append(resources)
+        told = "; ".join(self._told(self._used[name][kind], settings.maximum, of_class[kind]) for kind in of_class)
+        late = f" after {settings.queue_deadline} s in the queue" if settings.queue_deadline else ""
+        elsewhere = f"; without any{late}, on cluster {settings.otherwise!r}" if settings.otherwise else ""
+        return f"on cluster {name!r} of type {settings.type}: {told}{elsewhere}"
+
+    def texts(self, paths: SessionPaths) -> Iterator[str]:
+        """The lines of what would be submitted for a worker of each class that is used.
+
+        Raises:
+            ClusterError: what forms it is not installed.
+        """
+        for name, classes in self._used.items():
+            manager = workload_manager(self._configuration, name)
+            contact = contact_to_be(self._configuration, name, paths)
+            for kind in (worker_class.name for worker_class in smallest_first(classes.values())):
+                yield ""
+                yield f"what is submitted for a worker of class {kind!r} of cluster {name!r}:"
+                yield ""
+                yield manager.text(classes[kind], contact).rstrip()
+
+    def _class_for(self, asked: Resources, name: str) -> WorkerClass:
+        """The smallest class that a job fits, or one that is made to its measure."""
+        used = self._used.setdefault(name, {})
+        classes = worker_classes(self._configuration, name)
+        known = {worker_class.name: worker_class for worker_class in (*classes, *used.values())}
+        fitting = smallest_first(c for c in known.values() if asked.fits(c.offers))
+        found = known[fitting[0].name] if fitting else made_to_measure(classes, asked, f"measured-{len(known)}")
+        return used.setdefault(found.name, found)
+
+    @staticmethod
+    def _told(worker_class: WorkerClass, maximum: int, asked: Iterable[Resources]) -> str:
+        kind = "made to measure" if worker_class.name.startswith("measured-") else f"of class {worker_class.name!r}"
+        most = min(worker_class.maximum, maximum)
+        jobs = " or ".join(map(str, asked))
+        return f"workers {kind} ({worker_class.offers}), at most {most}, for {jobs} a job"
+
+
+def contact_to_be(configuration: Configuration, name: str, paths: SessionPaths) -> Contact:
+    """How workers would find a session, with words in the place of what only a session knows."""
+    settings = settings_of(configuration, name)
+    own_name = f"{settings.name}-SESSION"
+    folder = queue_folder(paths.logs, own_name)
+    authority, certificate, key = (folder / file for file in certificates.NAMES)
+    return Contact(
+        f"{'tls' if settings.tls else 'tcp'}://{settings.host or 'SESSION_HOST'}:{settings.port or 'PORT'}",
+        WORKER_MODULE,
+        own_name,
+        folder,
+        (authority, certificate, key) if settings.tls else None,
+    )
+
+
+def where(request: StageRequest, configuration: Configuration, queues: Queues, jobs: Sequence[Job] = ()) -> str:
     """Where a stage's jobs would run, and what each asks for.
+
+    Args:
+        request: the stage.
+        configuration: the whole configuration.
+        queues: remembers which worker classes are used.
+        jobs: what is known of its jobs.
 
     Raises:
         RecipeError: the stage asks for a cluster that the configuration does not know.
@@ -112,6 +215,8 @@ def where(request: StageRequest, configuration: Configuration) -> str:
         place = "on the servers of an MPI session (surgeline mpirun --show prints its command line)"
     elif kind == "serial":
         place = f"in the session's process, one after the other ({reason})"
+    elif settings.clusters[name].type in BATCH_TYPES:
+        return queues.place(request, name, jobs)
     elif settings.clusters[name].type == "local":
         place = f"on cluster {name!r}: {local.plan(configuration, name)}"
     else:
@@ -143,9 +248,7 @@ def _foretell(
     request: StageRequest, recipe: Recipe, context: Context, configuration: Configuration
 ) -> tuple[list[Job], list[Fact] | None, bool]:
     """The jobs of a stage, its facts when no job has to run for them, and whether these are all its jobs."""
-    name = cluster_of(request, configuration)
-    serial = _choice(request, configuration)[0] == "serial"
-    workers = 1 if serial else local.plan(configuration, name).workers
+    workers = _workers(request, configuration)
     stage = Stage(request.name, recipe.vis, context.at(), workers, recipe.name)
     parameters = request.definition.parameters.model_validate(request.arguments)
     jobs: list[Job] = []
@@ -159,6 +262,17 @@ def _foretell(
             raise
         return jobs, None, False
     return jobs, facts, True
+
+
+def _workers(request: StageRequest, configuration: Configuration) -> int:
+    """How many workers a stage would be told that there are."""
+    name = cluster_of(request, configuration)
+    kind, _ = _choice(request, configuration)
+    if kind == "serial":
+        return 1
+    if kind == "dask" and configuration.settings.clusters[name].type in BATCH_TYPES:
+        return most_workers(settings_of(configuration, name), worker_classes(configuration, name))
+    return local.plan(configuration, name).workers
 
 
 def _foreseen(job: Job) -> Observation | None:

@@ -12,10 +12,15 @@ from typing import Any, Self
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Loss, Outcome
 from surgeline.work.taskqueue import Backend
+from surgeline.workflow.queuewatch import Arrival, Wait
+
+# Shorter waits in a queue need no words.
+_WORTH_TELLING_SECONDS = 5.0
 
 
 @dataclass
@@ -36,6 +41,9 @@ class Progress:
         self._console = console
         self._lines: dict[str, _Line] = {}
         self._lock = threading.Lock()
+        self._waits: Sequence[Wait] = ()
+        # The reason that was told last of each wait.
+        self._reasons: dict[tuple[str, str], str] = {}
         self._began = time.monotonic()
         self._live: Live | None = None
 
@@ -92,9 +100,25 @@ class Progress:
         if outcome.failure and outcome.failure.kind != "cancelled":
             self._say(f"{stage}: job {outcome.job!r} failed: {outcome.failure.message}")
 
+    def workers_wait(self, waits: Sequence[Wait]) -> None:
+        """Stages wait for workers that wait in a queue."""
+        with self._lock:
+            self._waits = tuple(waits)
+        there = {(wait.cluster, wait.kind) for wait in waits}
+        self._reasons = {key: reason for key, reason in self._reasons.items() if key in there}
+        for wait in waits:
+            key = (wait.cluster, wait.kind)
+            if wait.seconds >= _WORTH_TELLING_SECONDS and self._reasons.get(key) != wait.reason:
+                self._reasons[key] = wait.reason
+                self._plainly(f"{', '.join(wait.stages)}: {wait}")
+
+    def workers_came(self, arrival: Arrival) -> None:
+        """Workers came out of a queue."""
+        self._say(str(arrival))
+
     def worker_lost(self, job: str, loss: Loss) -> None:
         """A worker died running a job."""
-        self._say(f"worker {loss.worker} died running {job!r} ({loss.how})")
+        self._say(f"worker {loss.worker.removeprefix('worker-')} died running {job!r} ({loss.how})")
 
     def stage_ended(self, stage: str, error: str | None) -> None:
         """A stage has finished, or failed."""
@@ -124,17 +148,19 @@ class Progress:
             table.add_column(title, justify="right" if title == "time" else "left", no_wrap=title != "now")
         with self._lock:
             for name, line in self._lines.items():
-                table.add_row(name, *self._cells(line))
+                table.add_row(name, *self._cells(name, line))
         return table
 
-    def _cells(self, line: _Line) -> tuple[Any, ...]:
+    def _cells(self, name: str, line: _Line) -> tuple[Any, ...]:
         if not line.began:
             return line.state, "", "", ""
         state, style = line.state, {"failed": "red", "finished": "green"}.get(line.state, "cyan")
-        working = [name for ticket, (name, backend) in line.pending.items() if backend.running(ticket)]
+        working = [job for ticket, (job, backend) in line.pending.items() if backend.running(ticket)]
         now = ""
         if state == "running" and line.pending:
             state = "working" if working else "waiting for a worker"
             now = ", ".join(working[:3]) + (f" and {len(working) - 3} more" if len(working) > 3 else "")
+            told = [now, *(str(wait) for wait in self._waits if name in wait.stages)]
+            now = "; ".join(text for text in told if text)
         seconds = (line.ended or time.monotonic()) - line.began
-        return f"[{style}]{state}[/]", f"{line.done}/{line.jobs}", f"{seconds:.1f} s", now
+        return Text(state, style), f"{line.done}/{line.jobs}", f"{seconds:.1f} s", Text(now)

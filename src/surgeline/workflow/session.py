@@ -47,10 +47,10 @@ from surgeline.work.estimates import Estimates, default_file
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Loss, Outcome
 from surgeline.work.procedure import Procedure, drive
-from surgeline.work.resources import Resources
 from surgeline.work.surroundings import Answer, FactQuery
 from surgeline.work.taskqueue import Backend, TaskQueue
 from surgeline.workflow import recipe as recipes
+from surgeline.workflow.asking import declared
 from surgeline.workflow.cancelling import cancel_leftovers
 from surgeline.workflow.graph import needs
 from surgeline.workflow.keeping import (
@@ -403,9 +403,16 @@ class Session:
             if request in at_work:
                 found[name] = replace(known, at_work=True)
             else:
-                width = self._estimates.width(self.recipe.name, request.name)
-                found[name] = replace(known, ahead=(*known.ahead, Ahead(request.resources, width)))
+                found[name] = replace(known, ahead=(*known.ahead, self._ahead(request)))
         return found
+
+    def _ahead(self, request: StageRequest) -> Ahead:
+        """What is known of a stage's jobs before there are any."""
+        memory, seconds = self._estimates.of_stage(request.name)
+        asked = request.resources
+        if asked.memory is None and memory is not None:
+            asked = asked.model_copy(update={"memory": memory})
+        return Ahead(asked, self._estimates.width(self.recipe.name, request.name), seconds)
 
     def _run_stage(self, request: StageRequest) -> None:
         self._tell("stage_began", request.name)
@@ -494,7 +501,7 @@ class Session:
                 try:
                     self._estimates.learn_width(self.recipe.name, request.name, len(jobs))
                     for job in jobs:
-                        queue.add(self._declared(request, job))
+                        queue.add(declared(request, job, self._estimates))
                     return self._values(request.name, queue.get_results())
                 finally:
                     self._queues.remove(queue)
@@ -503,22 +510,13 @@ class Session:
             aside = TaskQueue(backend, urgent=False, added=added, done=ended)
             self._asides.append(aside)
             for job in jobs:
-                aside.add(self._declared(request, job))
+                aside.add(declared(request, job, self._estimates))
 
         def run_everywhere(job: Job) -> list[Any]:
             outcomes = backend.exec_everywhere(job.declare(overwrite=True))
             return self._values(request.name, outcomes)
 
         return drive(procedure, run_batch, run_aside, run_everywhere)
-
-    def _declared(self, request: StageRequest, job: Job) -> Job:
-        """A job as it is submitted: with what its stage asks for, and what is known of its like."""
-        asked = request.resources if request.resources != Resources() else job.declared.resources
-        memory, seconds = self._estimates.resources(request.name, job.declare(resources=asked))
-        if memory is not None:
-            asked = asked.model_copy(update={"memory": memory})
-        # A stage that was interrupted left files of jobs that now run anew.
-        return job.declare(resources=asked, overwrite=True, seconds=seconds)
 
     def _values(self, stage: str, outcomes: Sequence[Outcome]) -> list[Any]:
         failed = [outcome for outcome in outcomes if not outcome.ok]
