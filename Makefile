@@ -35,12 +35,12 @@ demo: environment
 test: environment
 	$(BIN)/pytest -m 'not mpi and not cluster'
 
-# With another mpirun: make test-mpi MPIRUN=/usr/bin/mpirun
+# With another mpirun: make test-mpi MPIRUN=/usr/bin/mpirun; that runs only those tests that it makes a difference to.
 test-mpi: environment
-	SURGELINE_TEST_MPIRUN=$(MPIRUN) $(BIN)/pytest -m mpi
+	SURGELINE_TEST_MPIRUN=$(MPIRUN) $(BIN)/pytest -m mpi $(if $(MPIRUN),tests/parallel)
 
 test-clusters: environment
-	$(BIN)/pytest -m cluster
+	$(BIN)/pytest -m cluster -n 2 --dist loadfile
 
 lint: environment
 	$(BIN)/ruff check src tests examples benchmarks

@@ -189,6 +189,7 @@ def test_worker_killed_in_the_middle_is_told_and_costs_nothing(parallel: Path, t
     assert losses and "SIGKILL" in losses[0]["how"]
 
 
+@pytest.mark.mpi
 def test_an_mpi_session_taken_down_and_a_server_killed_give_the_same_cube(parallel: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "session"
     session = start_surgeline("mpirun", "-n", "3", "--", "run", RECIPE, "--workdir", workdir)
@@ -217,6 +218,7 @@ def test_an_mpi_session_taken_down_and_a_server_killed_give_the_same_cube(parall
     assert [loss["worker"][:7] for loss in losses] == ["server-"]
 
 
+@pytest.mark.mpi
 def test_dask_in_an_mpi_session_gives_the_same_pixels(serial: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "session"
     recipe = yaml.safe_load(RECIPE.read_text())

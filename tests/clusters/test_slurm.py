@@ -193,7 +193,7 @@ def test_many_workers_are_one_array_whose_elements_are_found_and_cancelled_one_b
         ("queue: short, walltime: 1:00:00", ["time limit"]),
         ("cores: 99", ["More processors requested than permitted"]),
         ("queue: cpu, gpus: 1", ["no node of partition cpu is large enough", "1 GPU"]),
-        ("queue: gpu, gpus: 3", ["the largest has 4 cores, 4.3 GB, 2 GPUs"]),
+        ("queue: gpu, gpus: 3", ["the largest has 4 cores, 4.29 GB, 2 GPUs"]),
     ],
 )
 def test_what_slurm_would_not_take_is_refused_before_anything_is_submitted(

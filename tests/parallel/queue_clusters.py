@@ -141,5 +141,7 @@ def a_long_job(kind: str, folder: Path, *overrides: str) -> Iterator[LongOne]:
         for number in range(6):
             queue.add(call(worked, runs, number, 0.1))
         wait_until(found.started.exists, 60, "the job runs")
-        wait_until(lambda: len(list(runs.iterdir())) == 6, 60, "the others have run")
+        wait_until(
+            lambda: len(cluster.backend._sent) == 1 and not cluster.backend._waiting, 60, "the others have run"
+        )
         yield found

@@ -248,11 +248,10 @@ class Fleet:
             self._changed.notify_all()
 
     def _update(self, berth: Berth, found: QueuedJob | None) -> None:
+        found = found or self._manager.fate(self._contact, berth.identifier)
         if found is None:
             if berth.state == "waiting" and time.time() - berth.submitted < _UNKNOWN_SECONDS:
                 return
-            found = self._manager.fate(self._contact, berth.identifier)
-        if found is None:
             self._end(berth, "", "is gone from the queue, and nobody knows how")
         elif found.state == "ended":
             self._end(berth, found.cause, found.words)
