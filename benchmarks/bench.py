@@ -5,7 +5,8 @@
 (c) how long `import surgeline` and `surgeline --help` take;
 (d) what the context costs: see context.py;
 (e) what MPI costs and gains: see mpi.py;
-(f) what many workers and jobs cost the session: see scale.py.
+(f) what many workers and jobs cost the session: see scale.py;
+(g) what clusters with a queue cost and save, where Slurm is installed: see queues.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import psutil
 
 from context import context_figures
 from mpi import mpi_figures
+from queues import queue_figures
 from report import ROOT, report
 from scale import scale_figures
 from surgeline import TaskQueue, open_backend
@@ -128,6 +130,10 @@ def main() -> None:
         folder = Path(scratch)
         figures = startup() | dispatch(folder) | context_figures(folder) | demo(folder) | mpi_figures(folder)
         figures |= scale_figures(folder)
+        if shutil.which("sbatch"):
+            figures |= queue_figures(folder / "queues")
+        else:
+            print("Slurm is not installed: figures of clusters with a queue are left out")
     report(figures, "bench")
 
 

@@ -10,6 +10,7 @@ Jobs sleep, so that a machine of few cores can stand for many. Needs what tests 
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -164,8 +165,7 @@ def wide_and_narrow(folder: Path) -> dict[str, float]:
 
 def queue_figures(folder: Path) -> dict[str, float]:
     """All of these."""
-    import os
-
+    folder.mkdir(exist_ok=True)
     before = dict(os.environ)
     figures: dict[str, float] = {}
     for kind, service in (("slurm", Slurm(memory=8000)), ("htcondor", HTCondor(programs_of_htcondor(), memory=8000))):
