@@ -54,13 +54,14 @@ class Opened:
 
 
 @contextmanager
-def opened(kind: str, folder: Path, *overrides: str) -> Iterator[Opened]:
+def opened(kind: str, folder: Path, *overrides: str, retries: int = 2) -> Iterator[Opened]:
     """A cluster named by its type, small and quick to look at its queue."""
     found = Opened.__new__(Opened)
     found.kind, found.folder, found.losses, found.told = kind, folder, [], []
     settings = [f"type={kind}", "memory=500MB", "poll=0.5", "idle_seconds=2", *overrides]
+    of_cluster = [f"clusters.{kind}.{text}" for text in settings]
     found.backends = Backends(
-        load(overrides=[f"clusters.{kind}.{text}" for text in settings], environment={}, home=folder),
+        load(overrides=[f"dask.retries={retries}", *of_cluster], environment={}, home=folder),
         folder,
         folder / "logs",
         lost=lambda job, loss: found.losses.append((job, loss)),

@@ -122,6 +122,21 @@ def test_jobs_longer_than_the_walltime_that_is_left_start_on_fresh_workers(slurm
         assert len({outcome.worker for outcome in outcomes}) > 4, "workers were replaced"
 
 
+def test_a_job_that_does_not_end_within_the_walltime_fails_and_says_so(slurm: Slurm, tmp_path: Path) -> None:
+    with opened("slurm", tmp_path, "maximum=1", "walltime=60", retries=0) as cluster:
+        (outcome,) = cluster.run(call(time.sleep, 600, name="the endless one"))
+    assert outcome.failure is not None and outcome.failure.kind == "worker died"
+    assert "reached its walltime" in outcome.failure.message
+
+
+def test_what_the_core_hours_do_not_pay_for_fails_and_says_so(slurm: Slurm, tmp_path: Path) -> None:
+    with opened("slurm", tmp_path, "core_hours=0.0001") as cluster:
+        (outcome,) = cluster.run(call(variable, "HOME"))
+        assert cluster.backend.fleet.berths() == []
+    assert outcome.failure is not None and outcome.failure.kind == "not started"
+    assert "core-hours" in outcome.failure.message
+
+
 def test_a_wait_is_told_with_slurms_reason_and_ends_at_its_deadline(slurm: Slurm, tmp_path: Path) -> None:
     slurm.partition("cpu", "DOWN")
     with opened("slurm", tmp_path, "queue_deadline=8") as cluster, cluster.queue() as queue:

@@ -397,17 +397,27 @@ def test_the_doctor_asks_htcondor(htcondor: HTCondor, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_on_slurm_gives_the_same_pixels(user: User, slurm: Slurm, tmp_path: Path) -> None:
-    user.recipe = RECIPE
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo without any worker."""
+    folder = tmp_path_factory.mktemp("reference") / "serial"
+    ran = surgeline("run", RECIPE, "--workdir", folder, "--set", "backend=serial")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return folder
+
+
+@pytest.mark.parametrize("manager", ["slurm", "htcondor"])
+def test_the_demo_gives_the_same_pixels(
+    user: User, serial: Path, manager: str, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(manager)
+    user.manager, user.recipe = manager, RECIPE
     ran = user.runs("maximum=2")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    serial = tmp_path / "serial"
-    reference = surgeline("run", RECIPE, "--workdir", serial, "--set", "backend=serial")
-    assert reference.returncode == 0, reference.stdout + reference.stderr
     products = sorted(path.name for path in (serial / "products").glob("*.fits"))
     assert len(products) >= 4
     for product in products:
         one, other = (fits.getdata(folder / "products" / product) for folder in (user.workdir, serial))
         assert np.array_equal(one, other, equal_nan=True), product
     jobs = [job for stage in user.record["stages"] for job in stage["jobs"]]
-    assert {job["worker"][:13] for job in jobs} == {"worker-slurm-"}
+    assert all(job["worker"].startswith(f"worker-{manager}-") for job in jobs)
