@@ -339,7 +339,7 @@ def hanging(folder: Path, vis: str) -> dict[str, Any]:
     from surgeline.parallel.backend import open_backend
     from surgeline.work.taskqueue import TaskQueue
 
-    backend = open_backend(load(overrides=["mpi.server_timeout=3"]), folder=folder)
+    backend = open_backend(load(overrides=["mpi.server_timeout=10"]), folder=folder)
     queue = TaskQueue(backend)
     queue.add_functioncall(stop_once, str(folder / "stopped"))
     seen = {"stopped": told(queue.get_results())}
