@@ -351,6 +351,8 @@ def stop_once(marker: str) -> str:
     if not Path(marker).exists():
         Path(marker).touch()
         os.kill(os.getpid(), signal.SIGSTOP)
+        # The signal may be taken by another thread, and this one would go on until that one has run.
+        threading.Event().wait()
     return "went on"
 
 

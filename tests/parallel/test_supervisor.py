@@ -132,6 +132,9 @@ if rank == 0:
     print("asked", sys.argv[1:], "and told", sys.stdin.readline(), flush=True)
     print("an error", file=sys.stderr, flush=True)
     tell_ending(7)
+    Path("ended").touch()
+# As soon as one of the others is gone, mpirun may take from the first what it has to read.
+wait_for("ended")
 os._exit(0)
 """
     code, written, errors = Supervised(tmp_path, mpirun, body, "run", "x").end("good news\n")
