@@ -7,13 +7,14 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help environment demo test test-mpi test-clusters lint bench clean
+.PHONY: help environment demo test test-mpi test-clusters test-kubernetes lint bench clean
 
 help:
 	@echo "make demo   reduce the VLA observation of NGC 5921 into ./demo"
 	@echo "make test   run the tests, but for those of:"
 	@echo "make test-mpi   MPI sessions, by the mpirun of the environment or MPIRUN=/usr/bin/mpirun"
 	@echo "make test-clusters   Slurm and HTCondor, with daemons of their own on this machine"
+	@echo "make test-kubernetes   Kubernetes, with a cluster of its own on this machine; needs root"
 	@echo "make lint   check style and types"
 	@echo "make bench  measure speed, as ratios (build/bench.json)"
 	@echo "make clean  remove the environment and what the above made"
@@ -33,7 +34,7 @@ demo: environment
 	$(BIN)/python examples/check_ngc5921.py demo
 
 test: environment
-	$(BIN)/pytest -m 'not mpi and not cluster'
+	$(BIN)/pytest -m 'not mpi and not cluster and not kubernetes'
 
 # With another mpirun: make test-mpi MPIRUN=/usr/bin/mpirun; that runs only those tests that it makes a difference to.
 test-mpi: environment
@@ -41,6 +42,11 @@ test-mpi: environment
 
 test-clusters: environment
 	$(BIN)/pytest -m cluster -n 2 --dist loadfile
+
+# One cluster, in which tests take their turns. Its programs are built at the first run, in some 15 minutes.
+test-kubernetes: environment
+	PYTHONPATH=tests $(BIN)/python -m services.kubernetes
+	$(BIN)/pytest -m kubernetes
 
 lint: environment
 	$(BIN)/ruff check src tests examples benchmarks

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["services.htcondor", "services.postgresql", "services.slurm"]
+pytest_plugins = ["services.htcondor", "services.kubernetes", "services.postgresql", "services.slurm"]
 
 # Before anything reads them: tests must not depend on the configuration of whoever runs them.
 _HOME = tempfile.TemporaryDirectory(prefix="surgeline-test-home-", ignore_cleanup_errors=True)
@@ -30,9 +30,12 @@ def casa(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start a workload manager are run apart from the others."""
+    """Tests that start a workload manager are run apart from the others, and those of Kubernetes from these."""
     for item in items:
-        if {"slurm_programs", "htcondor_programs"} & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "kubernetes_programs" in fixtures:
+            item.add_marker(pytest.mark.kubernetes)
+        elif {"slurm_programs", "htcondor_programs"} & fixtures:
             item.add_marker(pytest.mark.cluster)
 
 

@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from surgeline.clusters.batch import (
-    BatchSettings,
     Contact,
     WorkerClass,
     made_to_measure,
@@ -18,6 +17,7 @@ from surgeline.clusters.batch import (
 )
 from surgeline.clusters.commands import Commands, how_it_ended, outside_of_jobs
 from surgeline.clusters.htcondor import HTCondorSettings
+from surgeline.clusters.settings import BatchSettings
 from surgeline.clusters.slurm import SlurmSettings
 from surgeline.config import PACKAGED, Configuration, load
 from surgeline.errors import ClusterError, ConfigError
@@ -34,7 +34,9 @@ def configured(folder: Path, text: str, *overrides: str) -> Configuration:
 def batch(folder: Path, *lines: str, **environment: str) -> BatchSettings:
     """The settings of a Slurm cluster, one line each."""
     text = "".join(f"    {line}\n" for line in ("type: slurm", *lines))
-    return settings_of(configured(folder, f"clusters:\n  batch:\n{text}"), "batch", environment)
+    settings = settings_of(configured(folder, f"clusters:\n  batch:\n{text}"), "batch", environment)
+    assert isinstance(settings, BatchSettings)
+    return settings
 
 
 def refused(folder: Path, *lines: str) -> str:

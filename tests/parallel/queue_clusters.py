@@ -20,6 +20,7 @@ from surgeline.config import load
 from surgeline.parallel.backend import Backends
 from surgeline.parallel.batchworkers import BatchWorkers
 from surgeline.work.outcome import Loss
+from surgeline.work.surroundings import Ask
 
 # Workers cannot import this file: its functions travel whole.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -54,17 +55,24 @@ class Opened:
 
 
 @contextmanager
-def opened(kind: str, folder: Path, *overrides: str, retries: int = 2) -> Iterator[Opened]:
+def opened(
+    kind: str, folder: Path, *overrides: str, retries: int = 2, start_timeout: float = 120, ask: Ask | None = None
+) -> Iterator[Opened]:
     """A cluster named by its type, small and quick to look at its queue."""
     found = Opened.__new__(Opened)
     found.kind, found.folder, found.losses, found.told = kind, folder, [], []
     settings = [f"type={kind}", "memory=500MB", "poll=0.5", "idle_seconds=2", *overrides]
     of_cluster = [f"clusters.{kind}.{text}" for text in settings]
     found.backends = Backends(
-        load(overrides=[f"dask.retries={retries}", *of_cluster], environment={}, home=folder),
+        load(
+            overrides=[f"dask.retries={retries}", f"dask.start_timeout={start_timeout}", *of_cluster],
+            environment={},
+            home=folder,
+        ),
         folder,
         folder / "logs",
         lost=lambda job, loss: found.losses.append((job, loss)),
+        ask=ask,
         tell=found.told.append,
     )
     with found.backends:
@@ -91,7 +99,7 @@ def wait_for(path: Path, started: Path) -> str:
     """Tell which queue job this runs in, and wait."""
     from distributed import get_worker
 
-    identifier = re.sub(r"^[a-z]+-|-r\d+$", "", get_worker().name)
+    identifier = re.sub(r"^[a-z]+-|-r\d+$|@.*$", "", get_worker().name)
     with started.open("a") as file:
         file.write(f"{identifier}\n")
     while not path.exists():

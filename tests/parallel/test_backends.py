@@ -657,6 +657,7 @@ def test_workers_on_which_casa_does_not_start_say_why_and_are_not_left_behind(tm
     assert set(workers_of(psutil.Process())) <= before
 
 
-def test_a_cluster_of_another_type_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="kubernetes"):
-        opened(tmp_path, "clusters.batch.type=kubernetes", "dask.cluster=batch")
+def test_a_cluster_that_is_not_in_reach_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
+    with pytest.raises(ClusterError, match=r"(?s)Kubernetes does not answer.*KUBECONFIG"):
+        opened(tmp_path, "clusters.pods={type: kubernetes, image: casa}", "dask.cluster=pods")

@@ -6,13 +6,11 @@ folder (SURGELINE_TEST_CACHE, else ~/.cache/surgeline-tests). `python -m service
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ import psutil
 import pytest
 
 from services.daemons import Daemons, kill_all
+from services.packages import FetchFailed, cache, made_once, need_programs, only_suite, output
 from services.ports import free_port, is_listened_on
 from support import wait_until
 
@@ -292,59 +291,23 @@ class HTCondor(Daemons):
         )
 
 
-def cache() -> Path:
-    """The folder of what tests fetch once; not in HOME, which is empty in tests."""
-    found = os.environ.get("SURGELINE_TEST_CACHE")
-    return Path(found).absolute() if found else Path(pwd.getpwuid(os.geteuid()).pw_dir, ".cache", "surgeline-tests")
-
-
 def programs_of_htcondor() -> Path:
     """The folder of HTCondor's programs, fetched if they are not there yet.
 
     Raises FetchFailed if they cannot be.
     """
-    target = cache() / "htcondor"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / "htcondor.lock").open("w") as lock:
-        # Of two that start at once, one waits for the other.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            with tempfile.TemporaryDirectory(prefix="htcondor-", dir=target.parent) as work:
-                _fetch(Path(work), target)
-    return target
+    return made_once(cache() / "htcondor", _fetch)
 
 
-class FetchFailed(Exception):
-    """HTCondor's packages cannot be had here."""
-
-
-def _fetch(work: Path, target: Path) -> None:
+def _fetch(tree: Path) -> None:
     """Unpack HTCondor and its libraries, and have its programs use these; nothing is installed."""
-    for program in ("apt-get", "dpkg-deb", "patchelf"):
-        if shutil.which(program) is None:
-            raise FetchFailed(f"there is no {program}")
-    uris = _output("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").split()
-    mirror = next((uri for uri in uris if uri.rstrip("/").endswith("/debian")), None)
-    if mirror is None:
-        raise FetchFailed("apt knows no mirror of Debian")
-    for empty in ("lists/partial", "archives/partial"):
-        (work / empty).mkdir(parents=True)
-    (work / "status").touch()
-    (work / "sources.list").write_text(
-        f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} trixie main\n"
-    )
-    (work / "apt.conf").write_text(
-        f'''Dir::State "{work}"; Dir::State::status "{work}/status"; Dir::Cache "{work}";
-        Dir::Etc::sourcelist "{work}/sources.list"; Dir::Etc::sourceparts "/dev/null";
-        Dir::Etc::preferences "/dev/null"; Dir::Etc::preferencesparts "/dev/null";
-        APT::Sandbox::User "root"; Acquire::Languages "none";'''
-    )
-    apt = {"APT_CONFIG": str(work / "apt.conf")}
-    _output("apt-get", "update", "-qq", cwd=work, **apt)
-    _output("apt-get", "download", "-qq", *_PACKAGES.split(), cwd=work, **apt)
+    need_programs("patchelf")
+    work = tree.with_name("fetched")
+    apt = only_suite(work, "trixie")
+    output("apt-get", "download", "-qq", *_PACKAGES.split(), cwd=work, **apt)
     for package in work.glob("*.deb"):
-        _output("dpkg-deb", "-x", str(package), str(work / "unpacked"))
-    unpacked, tree = work / "unpacked", work / "tree"
+        output("dpkg-deb", "-x", package, work / "unpacked")
+    unpacked = work / "unpacked"
     libraries = tree / "lib"
     libraries.mkdir(parents=True)
     for pattern in ("usr/lib/*/*.so*", "lib/*/*.so*", "usr/lib/*.so*"):
@@ -353,13 +316,12 @@ def _fetch(work: Path, target: Path) -> None:
     for part in ("bin", "sbin", "libexec", "lib/condor"):
         shutil.copytree(unpacked / "usr" / part, tree / "usr" / part, symlinks=True)
     # The programs name the folder in which they will be.
-    folder = target / "lib"
+    folder = cache() / "htcondor" / "lib"
     loader = folder / next(libraries.glob("ld-linux*")).name
     options = ("--set-interpreter", str(loader), "--force-rpath", "--set-rpath", str(folder))
     for file in (tree / "usr").rglob("*"):
         if file.is_file() and not file.is_symlink() and _is_program(file):
-            _output("patchelf", *options, str(file))
-    tree.rename(target)
+            output("patchelf", *options, file)
 
 
 def _is_program(path: Path) -> bool:
@@ -367,13 +329,6 @@ def _is_program(path: Path) -> bool:
         if file.read(4) != b"\x7fELF":
             return False
     return subprocess.run(["patchelf", "--print-interpreter", path], capture_output=True).returncode == 0
-
-
-def _output(*command: str, cwd: Path | None = None, **environment: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
-    if done.returncode != 0:
-        raise FetchFailed(f"{' '.join(command[:2])}: {done.stderr.strip()}")
-    return done.stdout
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,14 @@ def test_jobs_that_took_much_memory_before_go_to_larger_workers(
     assert "stage 1, after stage 0: on cluster 'site' of type slurm: workers of class 'small'" in planned
 
 
-def test_a_cluster_of_another_type_is_planned_as_before(planner: Planner) -> None:
-    planned = planner.plans({}, type="kubernetes")
-    assert "stage 0: on cluster 'site' of type kubernetes; 1 core a job\n" in planned
-    assert "what is submitted" not in planned
+def test_pods_are_planned_as_they_would_be_made(planner: Planner) -> None:
+    planned = planner.plans({"resources": {"gpus": 1}}, type="kubernetes", image="casa:1", memory="2GB")
+    assert "stage 0: on cluster 'site' of type kubernetes: workers made to measure (1 core, 2 GB, 1 GPU)" in planned
+    _, _, manifests = planned.partition("of cluster 'site':\n")
+    cluster, group = yaml.safe_load_all(manifests)
+    assert (cluster["kind"], group["kind"]) == ("DaskCluster", "DaskWorkerGroup")
+    [container] = group["spec"]["worker"]["spec"]["containers"]
+    assert container["image"] == "casa:1"
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    [scheduler] = cluster["spec"]["scheduler"]["spec"]["containers"]
+    assert "nvidia.com/gpu" not in scheduler["resources"]["limits"]

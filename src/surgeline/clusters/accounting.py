@@ -17,7 +17,7 @@ from surgeline.clusters.fleet import Berth
 from surgeline.work.resources import Resources
 
 # What workers in queue jobs are called in outcomes of jobs: worker-slurm-12_3-r1 is the second start of 12_3.
-_IN_A_QUEUE_JOB = re.compile(r"worker-(?:slurm|htcondor)-(.+?)(?:-r\d+)?")
+_IN_A_QUEUE_JOB = re.compile(r"worker-(?:slurm|htcondor|kubernetes)-(.+?)(?:-r\d+|@.+)?")
 # From here on core-hours are told, rather than core-seconds.
 _CORE_HOURS = 2
 

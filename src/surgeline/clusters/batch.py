@@ -1,36 +1,22 @@
-"""Clusters whose workers are jobs in a workload manager's queue: settings, what is asked for, what is answered."""
+"""Clusters whose workers come out of a queue: what is asked for, and what is answered."""
 
 from __future__ import annotations
 
 import math
 import os
-import re
-import shlex
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import ValidationError
 
+from surgeline.clusters.settings import SurgeSettings
 from surgeline.config import Configuration, Key, Value, explained
 from surgeline.errors import ConfigError, nearest
-from surgeline.work.resources import Resources, parse_bytes, parse_walltime
+from surgeline.work.resources import Resources
 
-BATCH_TYPES = ("slurm", "htcondor")
+BATCH_TYPES = ("slurm", "htcondor", "kubernetes")
 State = Literal["waiting", "running", "held", "ended"]
 Cause = Literal["", "completed", "cancelled", "preempted", "node failure", "walltime", "out of memory", "failed"]
 
@@ -55,141 +41,6 @@ _NOT_HERE = {
 
 
 @dataclass(frozen=True)
-class Capabilities:
-    """What a cluster can give.
-
-    Attributes:
-        shared_filesystem: its workers see the session's files.
-        gpus: it can give workers with GPUs.
-        several_classes: its workers may differ from each other.
-        walltime: it ends workers after a time that was agreed.
-    """
-
-    shared_filesystem: bool
-    gpus: bool
-    several_classes: bool
-    walltime: bool
-
-
-def _seconds(duration: Any) -> Any:
-    """Seconds, of what `parse_walltime` knows and of what Slurm writes besides: 1-12, 1-12:00:00, 30:00."""
-    if isinstance(duration, str):
-        text = duration.strip()
-        if match := re.fullmatch(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?", text):
-            days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-            return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-        if match := re.fullmatch(r"(?:(\d+):)?(\d+):(\d+)", text):
-            hours, minutes, seconds = (int(part or 0) for part in match.groups())
-            return (hours * 60 + minutes) * 60 + seconds
-    return parse_walltime(duration)
-
-
-def _words(text: Any) -> Any:
-    """A command as its words, whether it was written as one text or as a list."""
-    return shlex.split(text) if isinstance(text, str) else text
-
-
-Bytes = Annotated[PositiveInt, BeforeValidator(parse_bytes)]
-Seconds = Annotated[PositiveInt, BeforeValidator(_seconds)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
-
-
-class BatchSettings(BaseModel):
-    """What clusters with a queue have in common; config.yaml explains each key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    # What holds for the whole cluster, and so cannot be said of a worker class.
-    of_cluster: ClassVar[frozenset[str]] = frozenset(
-        {"type", "name", "interface", "processes", "host", "port", "command_prefix", "poll", "queue_deadline"}
-        | {"otherwise", "idle_seconds", "core_hours", "shared_filesystem", "tls", "workers"}
-    )
-
-    type: Literal["slurm", "htcondor"]
-    maximum: PositiveInt = 16
-    minimum: NonNegativeInt = 0
-    cores: PositiveInt = 1
-    memory: Bytes = 4 * 10**9
-    gpus: NonNegativeInt = 0
-    walltime: Seconds | None = None
-    container: Words = ()
-    python: str | None = None
-    local_directory: str | None = None
-    log_directory: str | None = None
-    job_script_prologue: tuple[str, ...] = ()
-    job_directives_skip: tuple[str, ...] = ()
-    worker_extra_args: tuple[str, ...] = ()
-    death_timeout: Seconds = 60
-
-    name: str = Field(default="surgeline", pattern=r"^[A-Za-z0-9_.-]+$")
-    interface: str | None = None
-    processes: PositiveInt = 1
-    host: str | None = None
-    port: NonNegativeInt = 0
-    command_prefix: Words = ()
-    poll: PositiveFloat = 5
-    queue_deadline: Seconds | None = None
-    otherwise: str | None = None
-    idle_seconds: NonNegativeFloat = 30
-    core_hours: PositiveFloat | None = None
-    shared_filesystem: bool = True
-    tls: bool = True
-    workers: Mapping[str, BatchSettings] = Field(default_factory=dict)
-
-    @field_validator("minimum")
-    @classmethod
-    def _not_above_the_maximum(cls, minimum: int, known: ValidationInfo) -> int:
-        maximum = known.data.get("maximum")
-        if maximum is not None and minimum > maximum:
-            raise ValueError(f"the minimum is above the maximum, which is {maximum}")
-        return minimum
-
-    @field_validator("processes")
-    @classmethod
-    def _one_process(cls, processes: int, known: ValidationInfo) -> int:
-        if processes > 1:
-            cores, memory = known.data.get("cores", 1), known.data.get("memory", 0)
-            raise ValueError(
-                "a queue job runs one worker, so that a job of the session is ended, and told of, alone; "
-                f"for workers of the size of these write cores: {max(1, cores // processes)}, "
-                f"memory: {memory // processes} and no processes"
-            )
-        return processes
-
-    @field_validator("log_directory", "local_directory")
-    @classmethod
-    def _absolute(cls, path: str | None, known: ValidationInfo) -> str | None:
-        # Where a queue job runs, its own variables are known: $TMPDIR.
-        if path is None or (known.field_name == "local_directory" and path.startswith("$")):
-            return path
-        expanded = Path(path).expanduser()
-        if not expanded.is_absolute():
-            raise ValueError("write the whole path, from / on: a queue job starts elsewhere")
-        return str(expanded)
-
-    @property
-    def offers(self) -> Resources:
-        return Resources(cores=self.cores, memory=self.memory, gpus=self.gpus, walltime=self.walltime)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return Capabilities(self.shared_filesystem, gpus=True, several_classes=True, walltime=True)
-
-    def of_size(self, size: Resources) -> Self:
-        """The same settings for queue jobs of another size."""
-        changes = {"cores": size.cores, "memory": size.memory, "gpus": size.gpus, "walltime": size.walltime}
-        return self.model_copy(update=changes)
-
-    @property
-    def interpreter(self) -> str:
-        return self.python or ("python3" if self.container else sys.executable)
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> dict[str, Any]:
-        """Values for which the job that this process is in stands as the default."""
-        return {}
-
-
-@dataclass(frozen=True)
 class WorkerClass:
     """Workers that are alike.
 
@@ -204,7 +55,7 @@ class WorkerClass:
 
     name: str
     offers: Resources
-    settings: BatchSettings
+    settings: SurgeSettings
     maximum: int
     minimum: int
     threads: int = 1
@@ -234,10 +85,10 @@ class QueuedJob:
     """What a workload manager says of one of its jobs.
 
     Attributes:
-        identifier: Slurm's "123" or "123_4", HTCondor's "12.0".
+        identifier: Slurm's "123" or "123_4", HTCondor's "12.0", the name of a worker group in Kubernetes.
         state: waiting, running, held (it will not start by itself) or ended.
         words: of one that waits or is held the reason; of one that ended how; in words.
-        cause: of one that ended or is held: what was the cause; empty where nobody knows.
+        cause: of one that ended, is held or has to start again: what was the cause; empty where nobody knows.
         host: where it runs, or ran.
     """
 
@@ -249,10 +100,10 @@ class QueuedJob:
 
 
 class WorkloadManager(Protocol):
-    """Slurm, or HTCondor."""
+    """Slurm, HTCondor or Kubernetes."""
 
     @property
-    def settings(self) -> BatchSettings:
+    def settings(self) -> SurgeSettings:
         """The cluster's."""
 
     def text(self, worker_class: WorkerClass, contact: Contact, count: int = 1) -> str:
@@ -322,18 +173,21 @@ def workload_manager(
     """
     settings = settings_of(configuration, name, environment)
     from surgeline.clusters.htcondor import HTCondor, HTCondorSettings
+    from surgeline.clusters.kubernetes import Kubernetes, KubernetesSettings
     from surgeline.clusters.slurm import Slurm, SlurmSettings
 
     if isinstance(settings, SlurmSettings):
         return Slurm(settings, environment)
+    if isinstance(settings, KubernetesSettings):
+        return Kubernetes(settings)
     assert isinstance(settings, HTCondorSettings)
     return HTCondor(settings, environment)
 
 
 def settings_of(
     configuration: Configuration, name: str, environment: Mapping[str, str] = os.environ
-) -> BatchSettings:
-    """The validated settings of a cluster with a queue: `SlurmSettings` or `HTCondorSettings`.
+) -> SurgeSettings:
+    """The validated settings of a cluster with a queue: those of its type.
 
     Args:
         configuration: all settings.
@@ -344,10 +198,15 @@ def settings_of(
         ConfigError: a key or a value is wrong; says where it stands, and the nearest that is right.
     """
     from surgeline.clusters.htcondor import HTCondorSettings
+    from surgeline.clusters.kubernetes import KubernetesSettings
     from surgeline.clusters.slurm import SlurmSettings
 
     section: Key = ("clusters", name)
-    models: Mapping[str, type[BatchSettings]] = {"slurm": SlurmSettings, "htcondor": HTCondorSettings}
+    models: Mapping[str, type[SurgeSettings]] = {
+        "slurm": SlurmSettings,
+        "htcondor": HTCondorSettings,
+        "kubernetes": KubernetesSettings,
+    }
     model = models[configuration.settings.clusters[name].type]
     values = [
         _named_as_here(value, model)
@@ -398,7 +257,7 @@ def worker_classes(
     )
 
 
-def most_workers(settings: BatchSettings, classes: Sequence[WorkerClass]) -> int:
+def most_workers(settings: SurgeSettings, classes: Sequence[WorkerClass]) -> int:
     """How many workers there can be at once on a cluster of these classes."""
     return min(settings.maximum, sum(worker_class.maximum for worker_class in classes))
 
@@ -432,7 +291,7 @@ def _distance(have: Resources, asked: Resources) -> tuple[bool, float, int]:
     return bool(have.gpus) != bool(asked.gpus), grown, have.cores + have.gpus
 
 
-def _named_as_here(value: Value, model: type[BatchSettings]) -> Value:
+def _named_as_here(value: Value, model: type[SurgeSettings]) -> Value:
     """The value under the key that this configuration has for it: dask-jobqueue has other names, and had others."""
     place = 4 if value.key[2] == "workers" else 2
     if len(value.key) <= place:
@@ -457,7 +316,7 @@ def _check_none_twice(values: Sequence[Value]) -> None:
             )
 
 
-def _check_no_key_of_cluster(values: Sequence[Value], section: Key, model: type[BatchSettings]) -> None:
+def _check_no_key_of_cluster(values: Sequence[Value], section: Key, model: type[SurgeSettings]) -> None:
     for value in values:
         if value.key[2] == "workers" and len(value.key) > 4 and value.key[4] in model.of_cluster:
             raise ConfigError(

@@ -108,13 +108,7 @@ class Fleet:
         self._undertaker: Undertaker | None = None
 
     def start(self) -> None:
-        """Ask the scheduler whether it would take the first class's jobs, and begin.
-
-        Raises:
-            ClusterError: it would not; with its own words.
-        """
-        for worker_class in self.classes.values():
-            self._manager.check(worker_class, self._contact)
+        """Begin."""
         self._undertaker = Undertaker(self._manager.cancel_all(self._contact), os.environ)
         self._thread.start()
 
@@ -266,7 +260,7 @@ class Fleet:
             if found.state == "running":
                 berth.started = berth.started or time.time()
             elif before == "running":
-                berth.cause, berth.words = "requeued", found.words or "was put back into the queue"
+                berth.cause, berth.words = found.cause or "requeued", found.words or "was put back into the queue"
                 self._lost(berth)
 
     def _end(self, berth: Berth, cause: str, words: str) -> None:

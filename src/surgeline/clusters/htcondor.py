@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, field_validator
 
-from surgeline.clusters.batch import BatchSettings, Bytes, Cause, Contact, QueuedJob, WorkerClass
-from surgeline.clusters.commands import Commands, how_it_ended, in_its_own_words, make_folders
+from surgeline.clusters.batch import Cause, Contact, QueuedJob, WorkerClass
+from surgeline.clusters.batchmanager import BatchManager
+from surgeline.clusters.commands import how_it_ended, in_its_own_words
 from surgeline.clusters.jobtext import common_arguments, load_jobqueue, worker_job
+from surgeline.clusters.settings import BatchSettings, Bytes
 from surgeline.errors import ClusterError
 
 # Backquotes, since HTCondor takes $( for a macro of its own. A job that starts anew keeps its number.
@@ -71,23 +72,8 @@ class HTCondorSettings(BatchSettings):
         return commands
 
 
-class HTCondor:
+class HTCondor(BatchManager[HTCondorSettings]):
     """HTCondor, by its commands; keeps `WorkloadManager`."""
-
-    def __init__(self, settings: HTCondorSettings, environment: Mapping[str, str] = os.environ) -> None:
-        """Prepare.
-
-        Args:
-            settings: the cluster's.
-            environment: what queue jobs inherit, but for what tells of a job that this process is in.
-        """
-        self._settings = settings
-        self._commands = Commands(settings.command_prefix, environment)
-
-    @property
-    def settings(self) -> HTCondorSettings:
-        """The cluster's."""
-        return self._settings
 
     def text(self, worker_class: WorkerClass, contact: Contact, count: int = 1) -> str:
         """The submit file for so many workers."""
@@ -127,7 +113,7 @@ class HTCondor:
         Raises:
             ClusterError: the submit file is wrong, the schedd does not answer or refuses us, or is not there.
         """
-        make_folders(contact.folder, self.output(worker_class, contact, "").parent)
+        self._make_folders(worker_class, contact)
         text = self.text(worker_class, contact)
         answer = self._commands.run("condor_submit", "-dry-run", "/dev/null", "-", text=text)
         if answer.returncode != 0:
@@ -144,9 +130,9 @@ class HTCondor:
         Raises:
             ClusterError: HTCondor refused them, with its own words.
         """
-        make_folders(contact.folder, self.output(worker_class, contact, "").parent)
+        self._make_folders(worker_class, contact)
         answer = self._commands.run(
-            *("condor_submit", "-terse", *self._settings.submit_command_extra, "-"),
+            *("condor_submit", "-terse", *self.settings.submit_command_extra, "-"),
             text=self.text(worker_class, contact, count),
         )
         # From the first to the last: 12.0 - 12.3.
@@ -199,7 +185,7 @@ class HTCondor:
         """
         if not identifiers:
             return
-        answer = self._commands.run("condor_rm", *self._settings.cancel_command_extra, *identifiers)
+        answer = self._commands.run("condor_rm", *self.settings.cancel_command_extra, *identifiers)
         said = [line for line in (answer.stdout + answer.stderr).splitlines() if line.strip()]
         fine = re.compile(r"Job \S+ (not found|marked for removal|is already .*|already marked .*)")
         if answer.returncode != 0 and not all(fine.match(line) for line in said):
@@ -208,14 +194,14 @@ class HTCondor:
     def cancel_all(self, contact: Contact) -> list[str]:
         """The command that removes all jobs of a session."""
         ours = f"{_SESSION} == {json.dumps(contact.name)}"
-        remove = shlex.join(["condor_rm", *self._settings.cancel_command_extra, "-constraint", ours])
+        remove = shlex.join(["condor_rm", *self.settings.cancel_command_extra, "-constraint", ours])
         # condor_rm fails where there is nothing to remove.
         left = shlex.join(["condor_q", "-constraint", f"{ours} && JobStatus != {_REMOVED}", "-af", "ClusterId"])
         return self._commands.line("sh", "-c", f'{remove}; left=$({left}) && test -z "$left"')
 
     def output(self, worker_class: WorkerClass, contact: Contact, identifier: str) -> Path:
         """The file that a job's own output goes to."""
-        return Path(worker_class.settings.log_directory or contact.folder) / f"htcondor-{identifier}.log"
+        return self._output_folder(worker_class, contact) / f"htcondor-{identifier}.log"
 
     def _queue(self, constraint: str) -> list[dict[str, Any]]:
         answer = self._commands.run(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from surgeline.clusters.batch import Contact, WorkerClass
+from surgeline.clusters.settings import BatchSettings
 from surgeline.errors import ClusterError
 from surgeline.work.casaprocess import thread_environment
 
@@ -64,6 +65,7 @@ def common_arguments(
 
     dask.config.set({f"jobqueue.{_SECTION}": dict.fromkeys(_KEYS)})
     settings, offers = worker_class.settings, worker_class.offers
+    assert isinstance(settings, BatchSettings)
     command = [settings.interpreter]
     if settings.container:
         command = ["apptainer", "exec", *(["--nv"] if offers.gpus else []), *settings.container, *command]

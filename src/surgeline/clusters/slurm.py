@@ -16,15 +16,15 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator
 
 from surgeline.clusters.batch import (
-    BatchSettings,
     Cause,
     Contact,
     QueuedJob,
-    Seconds,
     WorkerClass,
 )
-from surgeline.clusters.commands import Commands, how_it_ended, in_its_own_words, make_folders
+from surgeline.clusters.batchmanager import BatchManager
+from surgeline.clusters.commands import how_it_ended, in_its_own_words
 from surgeline.clusters.jobtext import common_arguments, load_jobqueue, worker_job
+from surgeline.clusters.settings import BatchSettings, Seconds
 from surgeline.errors import ClusterError
 from surgeline.work.resources import Resources
 
@@ -129,25 +129,13 @@ class SlurmSettings(BatchSettings):
         return sized.model_copy(update={"gres": gres})
 
 
-class Slurm:
+class Slurm(BatchManager[SlurmSettings]):
     """Slurm, by its commands; keeps `WorkloadManager`."""
 
     def __init__(self, settings: SlurmSettings, environment: Mapping[str, str] = os.environ) -> None:
-        """Prepare.
-
-        Args:
-            settings: the cluster's.
-            environment: what queue jobs inherit, but for what tells of a job that this process is in.
-        """
-        self._settings = settings
-        self._commands = Commands(settings.command_prefix, environment)
+        super().__init__(settings, environment)
         # Of the jobs that were submitted here.
         self._outputs: dict[str, Path] = {}
-
-    @property
-    def settings(self) -> SlurmSettings:
-        """The cluster's."""
-        return self._settings
 
     def text(self, worker_class: WorkerClass, contact: Contact, count: int = 1) -> str:
         """The sbatch script for so many workers."""
@@ -193,7 +181,7 @@ class Slurm:
         Raises:
             ClusterError: Slurm refused it, with its own words.
         """
-        make_folders(contact.folder, self.output(worker_class, contact, "").parent)
+        self._make_folders(worker_class, contact)
         answer = self._commands.run("sbatch", "--parsable", text=self.text(worker_class, contact, count))
         # With several clusters under one roof: number;cluster.
         number = answer.stdout.strip().partition(";")[0]
@@ -259,7 +247,7 @@ class Slurm:
 
     def output(self, worker_class: WorkerClass, contact: Contact, identifier: str) -> Path:
         """The file that a job writes to, again after a requeue."""
-        return Path(worker_class.settings.log_directory or contact.folder) / f"slurm-{identifier}.log"
+        return self._output_folder(worker_class, contact) / f"slurm-{identifier}.log"
 
     def _judged(self, job: QueuedJob) -> QueuedJob:
         """The job, said to have used too much memory if Slurm says so in the job's own output only.

@@ -190,11 +190,6 @@ class Backends:
         kind = self._configuration.settings.clusters[name].type
         if kind in BATCH_TYPES:
             return self._open_batch(name)
-        if kind != "local":
-            raise ClusterError(
-                f"cluster {name!r} is of type {kind!r}, and this version starts none of that type",
-                f"name a cluster of one of the types local, {', '.join(BATCH_TYPES)}, or leave `cluster:` out",
-            )
         from surgeline.parallel.localworkers import LocalWorkers
 
         self._starting(str(local.plan(self._configuration, name)))
@@ -202,8 +197,12 @@ class Backends:
 
     def _open_batch(self, name: str) -> Backend:
         from surgeline.parallel.batchworkers import BatchWorkers
+        from surgeline.parallel.podworkers import PodWorkers
 
-        workers = BatchWorkers(self._configuration, name, self._folder, self._logs, self._lost, self._ask, self._tell)
+        kind = self._configuration.settings.clusters[name].type
+        workers = (PodWorkers if kind == "kubernetes" else BatchWorkers)(
+            self._configuration, name, self._folder, self._logs, self._lost, self._ask, self._tell
+        )
         self.surging[name] = workers
         otherwise = workers.otherwise
         if otherwise is None:

@@ -20,6 +20,7 @@ from surgeline.clusters.batch import Contact, made_to_measure, most_workers, wor
 from surgeline.clusters.cancelnote import CancelNote
 from surgeline.clusters.fleet import Berth, Fleet, Wish
 from surgeline.clusters.scheduler import start_scheduler
+from surgeline.clusters.settings import BatchSettings
 from surgeline.clusters.surge import (
     STARTUP_SECONDS,
     Ahead,
@@ -64,6 +65,9 @@ class BatchWorkers(DaskBackend):
     A worker that is lost is replaced as long as there is something for it to do. What killed it is found out from its
     nanny and from the workload manager.
     """
+
+    # What a worker is in, in words.
+    place = "queue job"
 
     def __init__(
         self,
@@ -167,38 +171,47 @@ class BatchWorkers(DaskBackend):
             self._note.clear()
 
     def _start_cluster(self) -> Any:
-        settings = self._settings
         self._own_folder.mkdir(mode=0o700)
-        security = files = None
-        if settings.tls:
-            security, files = certificates.make(self._own_folder)
-        cluster = start_scheduler(
-            settings.host, settings.interface, settings.port, security, self._dashboard, self._threads
-        )
+        contact = self._announce()
         try:
-            contact = Contact(
-                cluster.scheduler_address,
-                WORKER_MODULE,
-                self._own_name,
-                self._own_folder,
-                files,
-            )
+            for worker_class in self._classes:
+                self._manager.check(worker_class, contact)
             self._note = cancelnote.leave(
                 self._own_folder,
                 self._own_name,
                 self.cluster,
                 self._manager.cancel_all(contact),
-                # HTCondor's queue is that of a machine.
-                anywhere=settings.type == "slurm" or bool(settings.command_prefix),
+                anywhere=self._settings.of_any_machine,
             )
             self._fleet = Fleet(self._manager, contact, self._classes, self._decide, self._berth_lost, self._tell)
+            cluster = self._open_scheduler()
             self._fleet.start()
         except BaseException:
-            cluster.close()
+            self._close_scheduler()
             if self._note is not None:
                 self._note.clear()
             raise
         return cluster
+
+    def _announce(self) -> Contact:
+        """Say how workers will find their session."""
+        settings = self._settings
+        assert isinstance(settings, BatchSettings)
+        security = files = None
+        if settings.tls:
+            security, files = certificates.make(self._own_folder)
+        self._scheduler = start_scheduler(
+            settings.host, settings.interface, settings.port, security, self._dashboard, self._threads
+        )
+        return Contact(self._scheduler.scheduler_address, WORKER_MODULE, self._own_name, self._own_folder, files)
+
+    def _open_scheduler(self) -> Any:
+        """Dask's scheduler, to which workers can come."""
+        return self._scheduler
+
+    def _close_scheduler(self) -> None:
+        """End it, when it is of no use."""
+        self._scheduler.close()
 
     def _await_workers(self, configuration: Configuration, cluster_name: str, logs: Path) -> None:
         """None is there before it is needed."""
@@ -426,7 +439,11 @@ class BatchWorkers(DaskBackend):
         with self._lock:
             gone = [worker.address for worker in self._crew if _identifier(worker.name) == berth.identifier]
         for address in gone:
-            self._cluster.loop.add_callback(self._remove_from_scheduler, address)
+            self._forget_worker(address)
+
+    def _forget_worker(self, address: str) -> None:
+        """Have the scheduler know that a worker is gone; does not wait for it."""
+        self._cluster.loop.add_callback(self._remove_from_scheduler, address)
 
     async def _remove_from_scheduler(self, address: str) -> None:
         await self._cluster.scheduler.remove_worker(address, stimulus_id="queue-job-ended", close=False)
@@ -447,7 +464,7 @@ class BatchWorkers(DaskBackend):
         told = told or self._told_death(address, 0.0)
         how, blamed = told or "its connection broke", True
         if berth is not None and berth.state != "running":
-            how = f"its queue job {identifier}: {berth.words}"
+            how = f"its {self.place} {identifier}: {berth.words}"
             if berth.cause == "out of memory":
                 how = f"{OUT_OF_MEMORY}: {how}"
             elif told is not None and berth.cause in ("completed", "failed"):
@@ -468,8 +485,11 @@ def _nothing() -> None:
 
 
 def _identifier(worker: str) -> str:
-    """What the scheduler knows the queue job of a worker by: slurm-12_3-r1 is the second start of 12_3."""
-    return re.sub(r"^[a-z]+-|-r\d+$", "", str(worker))
+    """What the scheduler knows the queue job of a worker by: slurm-12_3-r1 is the second start of 12_3.
+
+    A pod's name stands behind an @.
+    """
+    return re.sub(r"^[a-z]+-|-r\d+$|@.*$", "", str(worker))
 
 
 def _mean_of_all(seconds: Sequence[float], number: int) -> float | None:

@@ -29,7 +29,7 @@ _LOST_JOB_SECONDS = 1.0
 
 
 class DaskBackend(Dispatcher):
-    """Runs jobs on the workers of a Dask cluster, whose scheduler is in this process.
+    """Runs jobs on the workers of a Dask cluster.
 
     Each job goes to the worker that is best for it, which this backend chooses itself. A result leaves its worker as
     soon as it is there, and nothing of it is held on the cluster.
@@ -59,12 +59,12 @@ class DaskBackend(Dispatcher):
         Raises:
             ClusterError: the workers cannot be started, or CASA does not start there.
         """
-        from distributed import Client
-
-        from surgeline.parallel.workerprocess import EXIT_TOPIC, READY_TOPIC, CasaWorker, answer_on_scheduler
+        from surgeline.parallel.workerprocess import CasaWorker
 
         settings = configuration.settings
         super().__init__(settings.dask.retries, lost)
+        self._ask = ask
+        self._start_timeout = settings.dask.start_timeout
         self._crew = Crew()
         self._nested = self._nested_settings(configuration)
         self._latest_nested = ""
@@ -87,25 +87,16 @@ class DaskBackend(Dispatcher):
             raise ClusterError(
                 f"cluster {cluster_name!r} could not be started: {error}", "see dask.host and dask.dashboard_address"
             ) from error
+        self._plugin = CasaWorker(
+            self._folder_of_workers(folder),
+            logs,
+            dict(settings.casaconfig),
+            settings.worker.threads,
+            self._memory_of_each(),
+            self._nested,
+        )
         try:
-            if ask is not None:
-                answer_on_scheduler(self._cluster.scheduler, ask)
-            self._client = Client(self._cluster, set_as_default=False)
-            self._client.loop.asyncio_loop.set_exception_handler(_log_for_dask)
-            self._client.subscribe_topic(EXIT_TOPIC, self._hear_of_exit)
-            self._client.subscribe_topic("worker-restart-memory", self._hear_of_memory)
-            self._client.subscribe_topic(READY_TOPIC, self._hear_of_worker)
-            self._client.subscribe_topic("all", self._hear_of_departure)
-            plugin = CasaWorker(
-                self._folder_of_workers(folder),
-                logs,
-                dict(settings.casaconfig),
-                settings.worker.threads,
-                self._memory_of_each(),
-                self._nested,
-            )
-            # Dask itself would wait for ever for a worker that was stopped in the midst of it.
-            _within(settings.dask.start_timeout, lambda: self._client.register_plugin(plugin))
+            self._client = self._connect()
             self._await_workers(configuration, cluster_name, logs)
         except BaseException as error:
             self._cluster.close()
@@ -118,9 +109,33 @@ class DaskBackend(Dispatcher):
             ) from error
         self._collector.start()
 
+    def _connect(self) -> Any:
+        """A client of the scheduler, who hears what workers do; each of these is set up for CASA."""
+        from surgeline.parallel.workerprocess import EXIT_TOPIC, READY_TOPIC
+
+        client = self._new_client(self._ask)
+        client.loop.asyncio_loop.set_exception_handler(_log_for_dask)
+        client.subscribe_topic(EXIT_TOPIC, self._hear_of_exit)
+        client.subscribe_topic("worker-restart-memory", self._hear_of_memory)
+        client.subscribe_topic(READY_TOPIC, self._hear_of_worker)
+        client.subscribe_topic("all", self._hear_of_departure)
+        # Dask itself would wait for ever for a worker that was stopped in the midst of it.
+        _within(self._start_timeout, lambda: client.register_plugin(self._plugin))
+        return client
+
+    def _new_client(self, ask: Ask | None) -> Any:
+        """A client, and answers to workers' questions for facts."""
+        from distributed import Client
+
+        from surgeline.parallel.workerprocess import answer_on_scheduler
+
+        if ask is not None:
+            answer_on_scheduler(self._cluster.scheduler, ask)
+        return Client(self._cluster, set_as_default=False)
+
     @abstractmethod
     def _start_cluster(self) -> Any:
-        """Start Dask's scheduler in this process, and what workers are to be there from the first."""
+        """Start Dask's scheduler, and what workers are to be there from the first."""
 
     @abstractmethod
     def _await_workers(self, configuration: Configuration, cluster_name: str, logs: Path) -> None:

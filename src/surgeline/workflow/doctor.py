@@ -17,6 +17,7 @@ from pathlib import Path
 from surgeline.clusters import local
 from surgeline.clusters.batch import BATCH_TYPES, worker_classes, workload_manager
 from surgeline.clusters.scheduler import address_for_workers
+from surgeline.clusters.settings import BatchSettings
 from surgeline.config import Configuration
 from surgeline.errors import ClusterError, ConfigError
 from surgeline.parallel.backend import choose
@@ -131,6 +132,8 @@ def _queue(configuration: Configuration, name: str) -> Iterator[Finding]:
                 kind = f"{worker_class.name!r} ({worker_class.offers})"
                 yield Finding(what, True, f"takes workers of class {kind} into its queue")
         settings = manager.settings
+        if not isinstance(settings, BatchSettings):
+            return
         address = address_for_workers(settings.host, settings.interface)
     except (ClusterError, ConfigError) as error:
         yield Finding(what, False, error.message, error.way_out)

@@ -20,6 +20,7 @@ from surgeline.clusters.batch import (
     worker_classes,
     workload_manager,
 )
+from surgeline.clusters.settings import BatchSettings
 from surgeline.clusters.surge import smallest_first
 from surgeline.config import Configuration
 from surgeline.context.records import Fact, Observation
@@ -186,6 +187,8 @@ def contact_to_be(configuration: Configuration, name: str, paths: SessionPaths) 
     settings = settings_of(configuration, name)
     own_name = f"{settings.name}-SESSION"
     folder = queue_folder(paths.logs, own_name)
+    if not isinstance(settings, BatchSettings):
+        return Contact("", WORKER_MODULE, own_name, folder)
     authority, certificate, key = (folder / file for file in certificates.NAMES)
     return Contact(
         f"{'tls' if settings.tls else 'tcp'}://{settings.host or 'SESSION_HOST'}:{settings.port or 'PORT'}",
