@@ -6,7 +6,9 @@
 (d) what the context costs: see context.py;
 (e) what MPI costs and gains: see mpi.py;
 (f) what many workers and jobs cost the session: see scale.py;
-(g) what clusters with a queue cost and save, where Slurm is installed: see queues.py.
+(g) what clusters with a queue cost and save, where Slurm is installed: see queues.py;
+(h) what moves where workers share no files with the session, as root: see moved.py;
+(i) what pods cost, where Kubernetes was built for the tests: see pods.py.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from typing import Any
 import psutil
 
 from context import context_figures
+from moved import byte_figures
 from mpi import mpi_figures
+from pods import pod_figures
 from queues import queue_figures
 from report import ROOT, report
 from scale import scale_figures
@@ -134,6 +138,10 @@ def main() -> None:
             figures |= queue_figures(folder / "queues")
         else:
             print("Slurm is not installed: figures of clusters with a queue are left out")
+        if os.geteuid() == 0:
+            figures |= byte_figures(folder / "moved") | pod_figures(folder / "pods")
+        else:
+            print("figures of workers without a shared folder, and of pods, are left out: only root may make them")
     report(figures, "bench")
 
 

@@ -56,6 +56,14 @@ class SessionPaths:
         return self.workdir / "weblog" / "commands.py"
 
     @property
+    def prefect(self) -> Path:
+        return self.workdir / "prefect"
+
+    @property
+    def flow_run(self) -> Path:
+        return self.workdir / "flow_run.json"
+
+    @property
     def states(self) -> Path:
         return self.workdir / "states"
 
@@ -82,6 +90,17 @@ def queue_folder(logs: Path, name: str) -> Path:
 def cancel_note(folder: Path) -> Path:
     """What says how to cancel the queue jobs that write to a folder."""
     return folder / "cancel.json"
+
+
+def store_note(logs: Path, name: str) -> Path:
+    """What says where a session leaves files for its workers, so that they can be removed after it; `name` is their
+    folder's there."""
+    return logs / f"{name}.json"
+
+
+def arriving(path: Path) -> Path:
+    """Where what comes back for a path is until it is complete, beside it."""
+    return path.with_name(f".{path.name}.arriving")
 
 
 def mpi_notes(logs: Path) -> Path:

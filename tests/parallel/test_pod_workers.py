@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from queue_clusters import LongOne, Opened, a_long_job, call, opened, variable
 from services.kubernetes import WORKER_IMAGE, Kubernetes
+from services.s3 import BUCKET, Swift
 from support import wait_until
 from surgeline.errors import ClusterError, ContextError
 from surgeline.work.resources import Resources
@@ -262,3 +264,30 @@ def test_a_session_in_the_cluster_reaches_its_scheduler_by_the_services_address(
     home, address = said.split()[-2:]
     assert home == "/scratch"
     assert address.startswith("tcp://surgeline-") and address.endswith(".svc:8786")
+
+
+def doubled(source: str, target: str) -> str:
+    Path(target).write_text(2 * Path(source).read_text())
+    return str(Path(target).absolute())
+
+
+@pytest.fixture
+def store(kubernetes: Kubernetes) -> Iterator[Swift]:
+    """An object store that pods reach."""
+    store = Swift(Path(sys.executable).parent, kubernetes.outside_address)
+    try:
+        store.start()
+        store.files().mkdir(BUCKET)
+        yield store
+    finally:
+        store.remove()
+
+
+def test_pods_without_a_shared_folder_are_brought_their_files(store: Swift, tmp_path: Path) -> None:
+    (tmp_path / "source").write_text("abc")
+    image, _, frugal = settings(tmp_path)
+    data = ["shared_filesystem=false", f"data=s3://{BUCKET}/pods", f"data_options={json.dumps(store.options)}"]
+    with opened("kubernetes", tmp_path, image, frugal, *data) as cluster:
+        (outcome,) = cluster.run(call(doubled, "source", "target", reads=["source"], writes=["target"]))
+        assert outcome.result() == str(tmp_path / "target")
+    assert (tmp_path / "target").read_text() == "abcabc"

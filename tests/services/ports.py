@@ -18,7 +18,7 @@ def free_port() -> int:
             return port
 
 
-def is_listened_on(port: int) -> bool:
+def is_listened_on(port: int, host: str = "127.0.0.1") -> bool:
     """Whether a server answers there."""
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0

@@ -85,6 +85,11 @@ class KubernetesSettings(SurgeSettings):
     scheduler_template: Mapping[str, Any] = Field(default_factory=dict)
     workers: Mapping[str, KubernetesSettings] = Field(default_factory=dict)
 
+    @property
+    def reachable(self) -> tuple[str, ...]:
+        """Folders that workers have under the same path as the session, though they do not share its own."""
+        return tuple(volume.path for volume in self.volumes)
+
 
 class Kubernetes:
     """Kubernetes, by its API; keeps `WorkloadManager`.

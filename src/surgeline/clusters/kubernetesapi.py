@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -163,7 +164,10 @@ class KubernetesApi:
         if self._api is None:
             import kr8s
 
-            self._api = await kr8s.asyncio.api(context=self._context)
+            with warnings.catch_warnings():
+                # It warns of clusters that it was not tested with, older and newer ones.
+                warnings.simplefilter("ignore", UserWarning)
+                self._api = await kr8s.asyncio.api(context=self._context)
         return self._api
 
     async def _request(

@@ -73,7 +73,7 @@ class SurgeSettings(BaseModel):
     # What holds for the whole cluster, and so cannot be said of a worker class.
     of_cluster: ClassVar[frozenset[str]] = frozenset(
         {"type", "name", "poll", "queue_deadline", "otherwise", "idle_seconds", "core_hours", "shared_filesystem"}
-        | {"workers"}
+        | {"data", "data_options", "data_cache", "workers"}
     )
 
     type: str
@@ -93,6 +93,9 @@ class SurgeSettings(BaseModel):
     idle_seconds: NonNegativeFloat = 30
     core_hours: PositiveFloat | None = None
     shared_filesystem: bool = True
+    data: str | None = None
+    data_options: Mapping[str, Any] = Field(default_factory=dict)
+    data_cache: Bytes | None = None
     workers: Mapping[str, SurgeSettings] = Field(default_factory=dict)
 
     @field_validator("minimum")
@@ -102,6 +105,18 @@ class SurgeSettings(BaseModel):
         if maximum is not None and minimum > maximum:
             raise ValueError(f"the minimum is above the maximum, which is {maximum}")
         return minimum
+
+    @field_validator("data")
+    @classmethod
+    def _not_beside_a_shared_folder(cls, data: str | None, known: ValidationInfo) -> str | None:
+        if data is not None and known.data.get("shared_filesystem"):
+            raise ValueError("files go that way to workers that do not share them: write shared_filesystem: false")
+        return data
+
+    @property
+    def reachable(self) -> tuple[str, ...]:
+        """Folders that workers have under the same path as the session, though they do not share its own."""
+        return ()
 
     @property
     def offers(self) -> Resources:

@@ -61,6 +61,16 @@ def in_jansky(threshold: Any) -> float:
     return float(match[1]) * _JANSKY[match[2]]
 
 
+def files_read(arguments: Mapping[str, Any]) -> list[str]:
+    """The files that an image is made from: its MSs, and what masks and models it is given as files."""
+    texts = []
+    for name in ("mask", "startmodel"):
+        value = arguments.get(name, "")
+        texts += [value] if isinstance(value, str) else list(value)
+    # A mask may be a region, too, as circle[[…], …].
+    return [*vis_of(arguments), *(text for text in texts if text and "[" not in text)]
+
+
 def vis_of(arguments: Mapping[str, Any]) -> list[str]:
     """The MSs that an image is made of."""
     vis = arguments["vis"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 
-from surgeline.imaging.cleaned import STOPS, Cleaned, vis_of
+from surgeline.imaging.cleaned import STOPS, Cleaned, files_read
 from surgeline.imaging.cubeparts import plane_noise
 from surgeline.work.jobs import FunctionCall
 from surgeline.work.procedure import Procedure
@@ -19,7 +20,10 @@ def clean_continuum(arguments: Mapping[str, Any]) -> Procedure[Cleaned]:
     stem = str(arguments["imagename"])
     (cleaned,) = yield [
         FunctionCall(clean_in_one, dict(arguments)).declare(
-            name=f"clean {stem.rpartition('/')[2]}", reads=vis_of(arguments), writes=[f"{stem}.image"]
+            name=f"clean {stem.rpartition('/')[2]}",
+            reads=files_read(arguments),
+            writes=[f"{stem}.image"],
+            keeps=[f"{escape(stem)}.*"],
         )
     ]
     result: Cleaned = cleaned

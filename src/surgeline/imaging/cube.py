@@ -12,15 +12,18 @@ import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
+from glob import escape
 from itertools import pairwise
 from typing import Any
 
 from surgeline.errors import BadInput
-from surgeline.imaging.cleaned import STOPS, Cleaned, vis_of
+from surgeline.imaging.cleaned import STOPS, Cleaned, files_read, vis_of
 from surgeline.imaging.cubeparts import (
+    JOINED,
     Part,
     Record,
     begin_part,
+    edges_name,
     finish_part,
     join_parts,
     major_cycle,
@@ -52,8 +55,9 @@ def clean_cube(
     begun = yield [
         FunctionCall(begin_part, part).declare(
             name=f"begin {_label(part)}",
-            reads=vis_of(arguments),
+            reads=files_read(arguments),
             writes=[f"{part.imagename}.{extension}" for extension in ("psf", "residual", "pb")],
+            keeps=_state(part),
         )
         for part in parts
     ]
@@ -69,14 +73,22 @@ def clean_cube(
         state = yield from _cycles(arguments, parts, history)
     yield [
         FunctionCall(finish_part, part).declare(
-            name=f"restore {_label(part)}", writes=[trimmed_name(part.imagename, "image")]
+            name=f"restore {_label(part)}",
+            reads=vis_of(arguments),
+            writes=[trimmed_name(part.imagename, "image")],
+            keeps=_state(part),
         )
         for part in parts
     ]
     name = str(arguments["imagename"])
     yield [
         FunctionCall(join_parts, [part.imagename for part in parts], name).declare(
-            name=f"join {name.rpartition('/')[2]}", writes=[f"{name}.image"]
+            name=f"join {name.rpartition('/')[2]}",
+            writes=[f"{name}.image"],
+            keeps=[
+                *(escape(trimmed_name(part.imagename, extension)) for part in parts for extension in JOINED),
+                *(escape(f"{name}.{extension}") for extension in JOINED),
+            ],
         )
     ]
     return Cleaned(
@@ -95,20 +107,27 @@ def _cycles(
     name = str(arguments["imagename"]).rpartition("/")[2]
     cycle = 0
     while True:
-        (state,) = yield [FunctionCall(next_controls, dict(arguments), list(history)).declare(name=f"control {name}")]
+        # CASA wants to see the MSs wherever it is given parameters of imaging.
+        (state,) = yield [
+            FunctionCall(next_controls, dict(arguments), list(history)).declare(
+                name=f"control {name}", reads=vis_of(arguments)
+            )
+        ]
         nothing_done = history[-2][0] == "executed" and not any(done["iterdone"] for done in history[-2][1])
         if state["stop"] or nothing_done:
             return dict(state)
         cycle += 1
         executed = yield [
             FunctionCall(minor_cycle, part, cycle, state["controls"]).declare(
-                name=f"minor cycle {cycle} of {_label(part)}"
+                name=f"minor cycle {cycle} of {_label(part)}", reads=vis_of(arguments), keeps=_state(part)
             )
             for part in parts
         ]
         residuals = yield [
             FunctionCall(major_cycle, part).declare(
-                name=f"major cycle {cycle} of {_label(part)}", reads=vis_of(arguments)
+                name=f"major cycle {cycle} of {_label(part)}",
+                reads=vis_of(arguments),
+                keeps=[*_state(part), *(escape(edges_name(neighbour)) for neighbour in part.neighbours if neighbour)],
             )
             for part in parts
         ]
@@ -191,6 +210,11 @@ def _quantity(value: Any) -> tuple[float, str] | None:
         return float(value), ""
     match = re.fullmatch(r"\s*(-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z/]*)\s*", str(value))
     return (float(match[1]), match[2]) if match else None
+
+
+def _state(part: Part) -> list[str]:
+    """What a part's jobs leave for each other."""
+    return [f"{escape(part.imagename)}.*"]
 
 
 def _label(part: Part) -> str:

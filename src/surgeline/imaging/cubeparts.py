@@ -133,6 +133,11 @@ def finish_part(part: Part) -> None:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+def edges_name(imagename: str) -> str:
+    """Where a part leaves the model of its outermost channels for its neighbours."""
+    return f"{imagename}.edges.npz"
+
+
 def trimmed_name(imagename: str, extension: str) -> str:
     """Where a part's image without guards is."""
     return f"{imagename}.own.{extension}"
@@ -313,7 +318,7 @@ def _leave_edges(part: Part) -> None:
     with closing(image()) as tool:
         tool.open(f"{part.imagename}.model")
         pixels = tool.getchunk()[..., part.own]
-    whole = Path(f"{part.imagename}.edges.npz")
+    whole = Path(edges_name(part.imagename))
     partial = whole.with_name(f"partial-{whole.name}")
     np.savez(partial, first=pixels[..., :width], last=pixels[..., -width:])
     partial.replace(whole)
@@ -331,9 +336,9 @@ def _take_edges(part: Part) -> None:
         tool.open(f"{part.imagename}.model")
         pixels = tool.getchunk()
         if before:
-            pixels[..., : part.guards[0]] = np.load(f"{before}.edges.npz")["last"][..., -part.guards[0] :]
+            pixels[..., : part.guards[0]] = np.load(edges_name(before))["last"][..., -part.guards[0] :]
         if after:
-            pixels[..., -part.guards[1] :] = np.load(f"{after}.edges.npz")["first"][..., : part.guards[1]]
+            pixels[..., -part.guards[1] :] = np.load(edges_name(after))["first"][..., : part.guards[1]]
         tool.putchunk(pixels)
 
 

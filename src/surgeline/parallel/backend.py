@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from surgeline.clusters import local
-from surgeline.clusters.batch import BATCH_TYPES
+from surgeline.clusters.batch import BATCH_TYPES, settings_of
 from surgeline.config import Configuration, load
 from surgeline.errors import ClusterError
 from surgeline.parallel.environment import Role, check_client, role
@@ -204,12 +204,30 @@ class Backends:
             self._configuration, name, self._folder, self._logs, self._lost, self._ask, self._tell
         )
         self.surging[name] = workers
+        backend = self._bringing(workers, name)
         otherwise = workers.otherwise
         if otherwise is None:
-            return workers
+            return backend
         from surgeline.parallel.otherwise import Otherwise
 
-        return Otherwise(workers, lambda: self.get(otherwise), self._tell)
+        return Otherwise(backend, lambda: self.get(otherwise), self._tell)
+
+    def _bringing(self, workers: Backend, name: str) -> Backend:
+        """The same workers, brought the files of their jobs where they do not share the session's."""
+        settings = settings_of(self._configuration, name)
+        if settings.data is None:
+            return workers
+        from surgeline.parallel.bringing import Bringing, own_store
+
+        store = own_store(settings.data, settings.data_options)
+        try:
+            return Bringing(
+                workers, store, self._folder, self._logs, settings.data_cache, settings.reachable, self._tell
+            )
+        except BaseException:
+            del self.surging[name]
+            workers.close()
+            raise
 
     def _open_mpi(self) -> Backend:
         from surgeline.parallel.mpihelpers import MpiBackend

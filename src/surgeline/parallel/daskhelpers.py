@@ -176,11 +176,10 @@ class DaskBackend(Dispatcher):
     def cancel(self, tickets: Iterable[str]) -> None:
         """Stop jobs; a worker that runs one of them is replaced, since CASA cannot be interrupted."""
         stopped = self._withdraw(set(tickets))
-        busy = [address for address, keys in self._client.processing().items() if not stopped.keys().isdisjoint(keys)]
         # They are gone from here on: no other job is to share their fate.
         with self._lock:
-            for address in busy:
-                self._crew.leave(address)
+            given = [bundle.place[0] for bundle in stopped.values() if not bundle.ended]
+            busy = [address for address in given if self._crew.leave(address)]
         self._client.cancel([bundle.handle for bundle in stopped.values()], force=True)
         if busy:
             with suppress(TimeoutError, KeyError):

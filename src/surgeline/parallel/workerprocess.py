@@ -29,6 +29,8 @@ from surgeline.paths import casa_log, safe_name
 from surgeline.work.casaprocess import CasaProcess
 from surgeline.work.environment import memory_kills
 from surgeline.work.execution import execute_pickled
+from surgeline.work.scratch import Scratch
+from surgeline.work.staging import run_brought
 from surgeline.work.surroundings import Answer, Ask, FactQuery, Surroundings
 
 EXIT_TOPIC = "surgeline-worker-exit"
@@ -85,6 +87,8 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
     nested_settings: NestedSettings
     surroundings: Surroundings = field(init=False)
     nested: NestedSessions = field(init=False)
+    # Where jobs are that are brought their files; of a worker with a folder of its own.
+    scratch: Scratch | None = field(init=False, default=None)
     name = "surgeline-casa-worker"
 
     def setup(self, worker: Worker) -> None:
@@ -103,8 +107,10 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
         # Once, and before any job: two threads that import parts of casatasks at once lock each other out.
         import_module("casatasks")
         self.surroundings = Surroundings(name, partial(_ask_scheduler, worker))
+        if self.folder is None:
+            self.scratch = Scratch(folder / f"brought-{safe_name(name)}")
         set_up = SetUp(
-            folder,
+            self.scratch.folder if self.scratch else folder,
             logs,
             logs,
             self.casaconfig,
@@ -134,11 +140,15 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
     def run(self, pickled_jobs: Sequence[bytes], mpi: bool) -> list[bytes]:
         """Run pickled jobs, one after the other, in this process or in MPI sessions; their pickled outcomes."""
         execute = self.nested.execute_pickled if mpi else execute_pickled
+        if self.scratch is not None:
+            return [run_brought(pickled, self.scratch, execute, self.surroundings) for pickled in pickled_jobs]
         return [execute(pickled, self.surroundings) for pickled in pickled_jobs]
 
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the worker is to end: at once, since CASA takes a second to unload itself."""
         self.nested.close(kill=True)
+        if self.scratch is not None:
+            self.scratch.remove()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

@@ -55,7 +55,8 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
         "calibration": [table.path for table in stage.known(CalibrationTable)],
         "products": [found.model_dump() for found in products],
     }
-    yield [FunctionCall(write_manifest, manifest, product("manifest.json")).declare(name="write manifest")]
+    path = product("manifest.json")
+    yield [FunctionCall(write_manifest, manifest, path).declare(name="write manifest", writes=[path])]
     commands = [
         Command(
             stage=stage.name,

@@ -83,7 +83,9 @@ def execute_pickled(pickled_job: bytes, surroundings: Surroundings) -> bytes:
     try:
         job = cloudpickle.loads(pickled_job)
     except Exception as error:  # noqa: BLE001 - unpickling runs code of the arguments' own
-        return cloudpickle.dumps(_never_run(error, surroundings))  # type: ignore[no-any-return]
+        message = f"it cannot be unpickled on its worker: {type(error).__name__}: {error}"
+        failure = Failure("unpicklable", message, traceback.format_exc())
+        return cloudpickle.dumps(never_run(failure, surroundings))  # type: ignore[no-any-return]
     outcome = execute(job, surroundings)
     try:
         pickled: bytes = cloudpickle.dumps(outcome)
@@ -94,11 +96,9 @@ def execute_pickled(pickled_job: bytes, surroundings: Surroundings) -> bytes:
     return pickled
 
 
-def _never_run(error: Exception, surroundings: Surroundings) -> Outcome:
-    """The outcome of a job that did not survive its journey; whoever sent it knows its name."""
+def never_run(failure: Failure, surroundings: Surroundings) -> Outcome:
+    """The outcome of a job that could not begin on this worker; whoever sent it knows its name."""
     now = time.time()
-    message = f"it cannot be unpickled on its worker: {type(error).__name__}: {error}"
-    failure = Failure("unpicklable", message, traceback.format_exc())
     host = socket.gethostname()
     return Outcome(
         "",

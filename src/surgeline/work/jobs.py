@@ -15,9 +15,18 @@ from surgeline.work.resources import Resources
 
 # Arguments that name files which tasks read; `vis` and written ones are told apart below.
 _READ_ARGUMENTS = ("caltable", "gaintable", "imagename", "fitsfile", "fitsimage", "asdm")
+# Further ones of some tasks that name files, unless what they say is no path: a region, an expression, a command.
+_MAY_READ = {
+    "flagdata": ("inpfile",),
+    "imregrid": ("template",),
+    "setjy": ("model",),
+    "tclean": ("mask", "startmodel"),
+}
 # Tasks that change the MeasurementSet that they are given.
 _CHANGES_VIS = frozenset({"applycal", "clearcal", "delmod", "fixvis", "flagdata", "flagmanager", "ft", "initweights",
                           "setjy", "statwt"})  # fmt: skip
+# Tasks that work with the flags saved beside an MS, or save those that it comes with.
+_SAVES_FLAGS = frozenset({"flagmanager", "importasdm", "importatca", "importmiriad", "importuvfits", "importvla"})
 # Which argument names what a task makes.
 _WRITTEN_ARGUMENT = {
     **dict.fromkeys(("bandpass", "blcal", "fringefit", "gaincal", "gencal", "polcal"), "caltable"),
@@ -42,6 +51,8 @@ class Declaration:
         reads: files that it only reads.
         writes: files that it makes whole.
         changes: files that it changes in place.
+        keeps: names and patterns (`images/a.*`) of what it may find and may leave without more being said of it: what
+            one job leaves for the next, further products of an image, saved flags.
         overwrite: remove what there is of `writes` before the job runs, as left by an interrupted attempt.
         seconds: how long it is expected to run; None where that is not known.
         mpi: run it in the client process of an MPI session, which has a server for each of the job's cores.
@@ -52,6 +63,7 @@ class Declaration:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
     overwrite: bool = False
     mpi: bool = False
     seconds: float | None = None
@@ -86,6 +98,7 @@ class Job:
         reads: Iterable[str] | None = None,
         writes: Iterable[str] | None = None,
         changes: Iterable[str] | None = None,
+        keeps: Iterable[str] | None = None,
         overwrite: bool | None = None,
         mpi: bool | None = None,
         seconds: float | None = None,
@@ -98,6 +111,7 @@ class Job:
             reads=old.reads if reads is None else tuple(reads),
             writes=old.writes if writes is None else tuple(writes),
             changes=old.changes if changes is None else tuple(changes),
+            keeps=old.keeps if keeps is None else tuple(keeps),
             overwrite=old.overwrite if overwrite is None else overwrite,
             mpi=old.mpi if mpi is None else mpi,
             seconds=old.seconds if seconds is None else seconds,
@@ -168,12 +182,23 @@ class JobRequest(Job):
         # tclean's `imagename` is a stem of many products; who plans an image declares them.
         ignored = {written} | ({"imagename"} if self.task == "tclean" else set())
         reads = named(name for name in _READ_ARGUMENTS if name not in ignored)
+        reads += tuple(text for text in named(_MAY_READ.get(self.task, ())) if not set(text) & set("[='\""))
         mpi = self.task == "tclean" and self.arguments.get("parallel") is True
+        # Beside the MS, where CASA looks for them.
+        flags = [f"{path}.flagversions" for path in named(("vis",))] if self._saves_flags() else []
         # A summary of flags changes none, and tclean writes no model unless it is told to.
         saves_model = self.task == "tclean" and self.arguments.get("savemodel", "none") != "none"
         if saves_model or (self.task in _CHANGES_VIS and self.arguments.get("mode") != "summary"):
-            return Declaration(self.task, reads=reads, writes=named((written,)), changes=vis, mpi=mpi)
-        return Declaration(self.task, reads=reads + vis, writes=named((written,)), mpi=mpi)
+            return Declaration(
+                self.task, reads=reads, writes=named((written,)), changes=vis, keeps=tuple(flags), mpi=mpi
+            )
+        return Declaration(self.task, reads=reads + vis, writes=named((written,)), keeps=tuple(flags), mpi=mpi)
+
+    def _saves_flags(self) -> bool:
+        """Whether the task saves flags, or works with saved ones."""
+        if self.task in ("applycal", "flagdata"):
+            return self.arguments.get("flagbackup") is not False and self.arguments.get("mode") != "summary"
+        return self.task in _SAVES_FLAGS
 
     def _content(self) -> tuple[Any, ...]:
         return (self.task, sorted(self.arguments.items()))

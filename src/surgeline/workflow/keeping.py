@@ -55,7 +55,7 @@ class StageData:
                 names = None if changed is None else tuple(sorted(changed))
                 saving.append(
                     FunctionCall(datastate.save, path, folder, names).declare(
-                        name=f"keep {path} as it is", reads=[path]
+                        name=f"keep {path} as it is", reads=[path], keeps=[folder, f"{path}.flagversions"]
                     )
                 )
         return saving
