@@ -13,7 +13,7 @@ help:
 	@echo "make demo   reduce the VLA observation of NGC 5921 into ./demo"
 	@echo "make test   run the tests, but for those of:"
 	@echo "make test-mpi   MPI sessions, by the mpirun of the environment or MPIRUN=/usr/bin/mpirun"
-	@echo "make test-clusters   Slurm and HTCondor, with daemons of their own on this machine"
+	@echo "make test-clusters   Slurm, HTCondor and Prefect, with daemons of their own on this machine"
 	@echo "make test-kubernetes   Kubernetes, with a cluster of its own on this machine; needs root"
 	@echo "make lint   check style and types"
 	@echo "make bench  measure speed, as ratios (build/bench.json)"
@@ -34,14 +34,14 @@ demo: environment
 	$(BIN)/python examples/check_ngc5921.py demo
 
 test: environment
-	$(BIN)/pytest -m 'not mpi and not cluster and not kubernetes'
+	$(BIN)/pytest -m 'not mpi and not cluster and not prefect and not kubernetes'
 
 # With another mpirun: make test-mpi MPIRUN=/usr/bin/mpirun; that runs only those tests that it makes a difference to.
 test-mpi: environment
 	SURGELINE_TEST_MPIRUN=$(MPIRUN) $(BIN)/pytest -m mpi $(if $(MPIRUN),tests/parallel)
 
 test-clusters: environment
-	$(BIN)/pytest -m cluster -n 2 --dist loadfile
+	$(BIN)/pytest -m 'cluster or prefect' -n 2 --dist loadfile
 
 # One cluster, in which tests take their turns. Its programs are built at the first run, in some 15 minutes.
 test-kubernetes: environment

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from surgeline.config import Configuration
     from surgeline.work.jobs import Job
     from surgeline.work.taskqueue import Backend
-    from surgeline.workflow.session import Observer, Session
+    from surgeline.workflow.observer import Observer
+    from surgeline.workflow.session import Session
 
 EXIT_CODES = """Exit codes: 0 done; 1 an error of Surgeline itself; 2 wrong command line or argument;
 3 configuration; 4 recipe; 5 observation; 6 working folder (not writable, in use, disk full);

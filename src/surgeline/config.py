@@ -102,9 +102,17 @@ class ContextSettings(_Section):
     patience: NonNegativeFloat = 600
 
 
+class PrefectSettings(_Section):
+    """Sessions that Prefect orchestrates."""
+
+    jobs_as_tasks: NonNegativeInt = 0
+    start_timeout: PositiveFloat = 120
+
+
 class Settings(_Section):
     """The whole configuration, validated."""
 
+    orchestrator: Literal["session", "prefect"] = "session"
     backend: Literal["auto", "dask", "mpi", "serial"] = "auto"
     dask: DaskSettings = Field(default_factory=DaskSettings)
     mpi: MpiSettings = Field(default_factory=MpiSettings)
@@ -112,6 +120,7 @@ class Settings(_Section):
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     session: SessionSettings = Field(default_factory=SessionSettings)
     context: ContextSettings = Field(default_factory=ContextSettings)
+    prefect: PrefectSettings = Field(default_factory=PrefectSettings)
     casaconfig: dict[str, Any] = Field(default_factory=dict)
 
 

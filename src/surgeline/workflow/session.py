@@ -8,20 +8,15 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic_core import to_jsonable_python
 
 import surgeline
-from surgeline.clusters import local
 from surgeline.clusters.accounting import Accounts, Ran, account, name_of_place, stays_here, stays_in_queue_jobs
-from surgeline.clusters.batch import BATCH_TYPES, settings_of
-from surgeline.clusters.surge import Ahead
 from surgeline.config import Configuration, load
 from surgeline.context.attempts import AttemptWriter
 from surgeline.context.records import Fact
@@ -30,16 +25,14 @@ from surgeline.context.store import Snapshot
 from surgeline.errors import (
     BadInput,
     ClusterError,
-    ConfigError,
+    Interrupted,
     JobFailed,
-    RecipeError,
     SurgelineError,
     WorkfolderError,
-    nearest,
 )
-from surgeline.parallel.backend import Backends, choose
+from surgeline.parallel.backend import Backends
 from surgeline.parallel.environment import Role, role
-from surgeline.parallel.foresight import NOTHING_MORE, Foreseen
+from surgeline.parallel.foresight import Foreseen
 from surgeline.paths import SessionPaths, write_text
 from surgeline.stages.inputs import check_unlocked, find_input
 from surgeline.stages.stage import Stage
@@ -52,6 +45,8 @@ from surgeline.work.taskqueue import Backend, TaskQueue
 from surgeline.workflow import recipe as recipes
 from surgeline.workflow.asking import declared
 from surgeline.workflow.cancelling import cancel_leftovers
+from surgeline.workflow.checking import check_resources
+from surgeline.workflow.driver import Driver, run_stages
 from surgeline.workflow.graph import needs
 from surgeline.workflow.keeping import (
     StageData,
@@ -63,51 +58,13 @@ from surgeline.workflow.keeping import (
     set_aside,
 )
 from surgeline.workflow.known import find_stale, open_context
+from surgeline.workflow.lookahead import what_comes
+from surgeline.workflow.observer import Observer
 from surgeline.workflow.provenance import FilesUsed, attempts_of
-from surgeline.workflow.queuewatch import Arrival, QueueWatch, Wait
+from surgeline.workflow.queuewatch import QueueWatch
 from surgeline.workflow.recipe import Recipe, StageRequest, cluster_of
 from surgeline.workflow.record import RunRecord
 from surgeline.workflow.workfolder import WorkfolderLock, disk_full, is_full
-
-
-class Observer(Protocol):
-    """Is told what happens in a session, from several threads."""
-
-    def began(self, stages: Sequence[str], finished: Sequence[str]) -> None:
-        """The session begins with these stages, some of which had finished before."""
-
-    def runs_again(self, stage: str, reason: str) -> None:
-        """A stage that had finished runs again."""
-
-    def notice(self, text: str) -> None:
-        """Something that a user wants to know happens."""
-
-    def starting_workers(self, description: str) -> None:
-        """Workers are being started."""
-
-    def stage_began(self, stage: str) -> None:
-        """A stage's heuristics begin."""
-
-    def job_added(self, stage: str, ticket: str, job: Job, backend: Backend) -> None:
-        """A stage has put a job into its queue."""
-
-    def job_ended(self, stage: str, ticket: str, outcome: Outcome) -> None:
-        """A job has ended."""
-
-    def workers_wait(self, waits: Sequence[Wait]) -> None:
-        """Stages wait for workers that wait in a queue; told each second, and once when none does any more."""
-
-    def workers_came(self, arrival: Arrival) -> None:
-        """Workers came out of a queue."""
-
-    def worker_lost(self, job: str, loss: Loss) -> None:
-        """A worker died running a job."""
-
-    def stage_ended(self, stage: str, error: str | None) -> None:
-        """A stage has finished, or failed."""
-
-    def weblog_failed(self, error: str) -> None:
-        """The weblog could not be made; results are not touched by that."""
 
 
 class Session:
@@ -135,12 +92,16 @@ class Session:
         self.paths = SessionPaths(workdir.absolute())
         self.recipe = recipe
         self.configuration = configuration or load(self.paths.workdir)
-        self._observer = observer
+        self._observers = [observer] if observer is not None else []
         self._needs = dict(needs(recipe))
         if not recipe.vis and any(request.task == "import" for request in recipe.stages):
             raise BadInput("there is no observation to reduce", "give one with --vis, or `vis:` in the recipe")
         for request in recipe.stages:
-            self._check_resources(request)
+            check_resources(request, self.configuration)
+        if self.configuration.settings.orchestrator == "prefect":
+            from surgeline.workflow.prefect import check_installed
+
+            check_installed()
         self._lock = WorkfolderLock(self.paths)
         try:
             self._prepare_folder()
@@ -185,6 +146,8 @@ class Session:
         self._queues: list[TaskQueue] = []
         self._asides: list[TaskQueue] = []
         self._stopping = False
+        self._told_to_stop = False
+        self._driver = self._choose_driver()
 
     @classmethod
     def resume(
@@ -214,6 +177,23 @@ class Session:
         Raises:
             SurgelineError: a stage failed. Those that do not need it have run, and all that finished is kept.
         """
+        self._driver.run_session(self._run_here)
+
+    def _choose_driver(self) -> Driver:
+        settings = self.configuration.settings
+        if settings.orchestrator == "session":
+            return Driver()
+        from surgeline.workflow.prefect import PrefectDriver
+        from surgeline.workflow.prefect_news import PrefectNews
+
+        tell = partial(self._tell, "notice")
+        news = PrefectNews(
+            self.recipe.name, self.paths, self._record.content, self.context, settings.prefect.jobs_as_tasks, tell
+        )
+        self._observers.append(news)
+        return PrefectDriver(self.recipe, self._needs, self.paths, settings.prefect, news, self.stop, tell)
+
+    def _run_here(self) -> None:
         self._tell("began", [request.name for request in self.recipe.stages], sorted(self._finished))
         error: BaseException | None = None
         try:
@@ -225,7 +205,7 @@ class Session:
                 self._backends.get(name)
             self._watch.start()
             first = [r for r in self._unfinished() if self._finished.issuperset(self._needs[r.name])]
-            self._backends.foresee(self._what_comes((), first))
+            self._foresee((), first)
             self._put_data_back()
             if any(r.task == "import" and r.name not in self._finished for r in self.recipe.stages):
                 for reference in self.recipe.vis:
@@ -237,12 +217,19 @@ class Session:
                 # When mpirun ends a session because a rank died, what that rank was doing is known only here.
                 for server, jobs in self._backends.doing().items():
                     self._tell("notice", f"{server} was running {jobs}")
+            elif self._told_to_stop:
+                error = _interrupted()
+                raise error from caught
             raise
         finally:
             self._finish(error)
 
     def stop(self) -> None:
-        """Cancel every job, from any thread; `run` then ends."""
+        """Cancel every job, from any thread; `run` then ends with Interrupted."""
+        self._told_to_stop = True
+        self._end_stages()
+
+    def _end_stages(self) -> None:
         self._stopping = True
         self._backends.refuse()
         # Nobody who was told to stop waits for a database that is away.
@@ -301,39 +288,6 @@ class Session:
                 "give another with --workdir, or change its permissions",
             ) from error
 
-    def _check_resources(self, request: StageRequest) -> None:
-        """Refuse what no worker of the stage's cluster could ever give, rather than wait for it."""
-        name = cluster_of(request, self.configuration)
-        kind, _ = choose(self.configuration, request.cluster, request.backend)
-        if kind == "mpi":
-            return
-        if self.configuration.settings.clusters[name].type in BATCH_TYPES:
-            self._check_queue(name)
-        if self.configuration.settings.clusters[name].type != "local":
-            return
-        asked, given = request.resources, local.plan(self.configuration, name)
-        if asked.gpus:
-            raise RecipeError(
-                f"stage {request.name!r} asks for {asked.gpus} GPUs, and local workers have none",
-                "leave `gpus` out",
-            )
-        if asked.memory and given.memory and asked.memory > given.memory:
-            raise RecipeError(
-                f"stage {request.name!r} asks for {asked.memory / 1e9:.1f} GB a job, "
-                f"and each local worker has {given.memory / 1e9:.1f} GB",
-                "start fewer workers (--set dask.n_workers=1), or ask for less",
-            )
-
-    def _check_queue(self, name: str) -> None:
-        """Refuse a cluster with a queue whose settings are wrong, before anything starts."""
-        otherwise = settings_of(self.configuration, name).otherwise
-        clusters = self.configuration.settings.clusters
-        if otherwise is not None and (otherwise not in clusters or otherwise == name):
-            raise ConfigError(
-                f"clusters.{name}.otherwise is {otherwise!r}, and there is no other cluster of that name",
-                nearest(otherwise, [other for other in clusters if other != name]),
-            )
-
     def _put_data_back(self) -> None:
         """Withdraw what runs again, and undo what it and interrupted attempts changed in place."""
         for stage, reason in self._stale.items():
@@ -352,36 +306,14 @@ class Session:
             check_untouched(self.paths, log)
 
     def _run_stages(self) -> None:
-        waiting = {request.name: request for request in self._unfinished()}
-        done = set(self._finished)
-        failures: list[SurgelineError] = []
-        running: dict[Future[None], str] = {}
-        with ThreadPoolExecutor(max(1, len(waiting)), thread_name_prefix="stage") as threads:
-            try:
-                while waiting or running:
-                    ready = [name for name in waiting if done.issuperset(self._needs[name])]
-                    for name in ready:
-                        running[threads.submit(self._run_stage, waiting.pop(name))] = name
-                    if not running:
-                        break
-                    at_work = [request for request in self.recipe.stages if request.name in running.values()]
-                    soon = [
-                        r for r in waiting.values() if done.union(running.values()).issuperset(self._needs[r.name])
-                    ]
-                    self._backends.foresee(self._what_comes(at_work, soon))
-                    ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in ended:
-                        name = running.pop(future)
-                        try:
-                            future.result()
-                            done.add(name)
-                        except SurgelineError as failure:
-                            failures.append(failure)
-            except BaseException:
-                # A signal, or an error of Surgeline's own: what still runs is stopped, then all is closed.
-                self.stop()
-                raise
-        self._backends.foresee({})
+        failures = run_stages(
+            self._unfinished(),
+            self._needs,
+            self._finished,
+            lambda request: self._driver.run_stage(request, partial(self._run_stage, request)),
+            self._foresee,
+            self._end_stages,
+        )
         for aside in self._asides:
             # One that failed has been told and is on record; no result depends on it.
             aside.get_results()
@@ -391,28 +323,12 @@ class Session:
     def _unfinished(self) -> list[StageRequest]:
         return [request for request in self.recipe.stages if request.name not in self._finished]
 
-    def _what_comes(self, at_work: Sequence[StageRequest], ahead: Sequence[StageRequest]) -> dict[str, Foreseen]:
-        """What each cluster with a queue is told of the stages that run on it, and of those that come next."""
-        found: dict[str, Foreseen] = {}
-        for request in [*at_work, *ahead]:
-            name = cluster_of(request, self.configuration)
-            kind, _ = choose(self.configuration, request.cluster, request.backend)
-            if kind != "dask" or self.configuration.settings.clusters[name].type not in BATCH_TYPES:
-                continue
-            known = found.get(name, NOTHING_MORE)
-            if request in at_work:
-                found[name] = replace(known, at_work=True)
-            else:
-                found[name] = replace(known, ahead=(*known.ahead, self._ahead(request)))
-        return found
+    def _foresee(self, at_work: Sequence[StageRequest], ahead: Sequence[StageRequest]) -> None:
+        """Tell clusters with a queue what comes; those that are not open are opened."""
+        self._backends.foresee(self._what_comes(at_work, ahead))
 
-    def _ahead(self, request: StageRequest) -> Ahead:
-        """What is known of a stage's jobs before there are any."""
-        memory, seconds = self._estimates.of_stage(request.name)
-        asked = request.resources
-        if asked.memory is None and memory is not None:
-            asked = asked.model_copy(update={"memory": memory})
-        return Ahead(asked, self._estimates.width(self.recipe.name, request.name), seconds)
+    def _what_comes(self, at_work: Sequence[StageRequest], ahead: Sequence[StageRequest]) -> dict[str, Foreseen]:
+        return what_comes(at_work, ahead, self.recipe.name, self.configuration, self._estimates)
 
     def _run_stage(self, request: StageRequest) -> None:
         self._tell("stage_began", request.name)
@@ -444,6 +360,8 @@ class Session:
             state = "interrupted" if self._stopping else "failed"
             self._record.stage(request.name, state=state, ended=time.time(), error=str(error))
             self._tell("stage_ended", request.name, str(error).partition("\n")[0])
+            if self._told_to_stop:
+                raise _interrupted() from error
             raise
         # As far as it is known by now: a session may be killed at any time.
         self._account()
@@ -502,6 +420,9 @@ class Session:
                     self._estimates.learn_width(self.recipe.name, request.name, len(jobs))
                     for job in jobs:
                         queue.add(declared(request, job, self._estimates))
+                    if self._stopping:
+                        # It was told so before this queue was there to be cancelled.
+                        queue.cancel()
                     return self._values(request.name, queue.get_results())
                 finally:
                     self._queues.remove(queue)
@@ -573,7 +494,8 @@ class Session:
         self._record.account(account(stays, jobs, began, now))
 
     def _conclude(self, error: BaseException | None) -> None:
-        state = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
+        failed = isinstance(error, Exception) and not isinstance(error, Interrupted)
+        state = "finished" if error is None else "failed" if failed else "interrupted"
         self._account()
         try:
             self._record.set(states=cost(self.paths))
@@ -594,8 +516,12 @@ class Session:
                 self._tell("weblog_failed", f"{type(failure).__name__}: {failure}")
 
     def _tell(self, what: str, *details: Any) -> None:
-        if self._observer is not None:
-            getattr(self._observer, what)(*details)
+        for observer in self._observers:
+            getattr(observer, what)(*details)
+
+
+def _interrupted() -> Interrupted:
+    return Interrupted("the session was stopped; what had finished is kept", "go on with: surgeline resume")
 
 
 def _times(stage: str, outcome: Outcome, submitted: float) -> Iterator[Ran]:

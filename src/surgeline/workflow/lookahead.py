@@ -1,0 +1,53 @@
+"""What clusters with a queue are told of the stages that run and of those that come next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from surgeline.clusters.batch import BATCH_TYPES
+from surgeline.clusters.surge import Ahead
+from surgeline.config import Configuration
+from surgeline.parallel.backend import choose
+from surgeline.parallel.foresight import NOTHING_MORE, Foreseen
+from surgeline.work.estimates import Estimates
+from surgeline.workflow.recipe import StageRequest, cluster_of
+
+
+def what_comes(
+    at_work: Sequence[StageRequest],
+    ahead: Sequence[StageRequest],
+    recipe: str,
+    configuration: Configuration,
+    estimates: Estimates,
+) -> dict[str, Foreseen]:
+    """What each cluster with a queue is to be told, by its name.
+
+    Args:
+        at_work: the stages that run.
+        ahead: those that can run as soon as these have finished.
+        recipe: the recipe's name.
+        configuration: the whole configuration.
+        estimates: what is known of jobs from earlier sessions.
+    """
+    found: dict[str, Foreseen] = {}
+    for request in [*at_work, *ahead]:
+        name = cluster_of(request, configuration)
+        kind, _ = choose(configuration, request.cluster, request.backend)
+        if kind != "dask" or configuration.settings.clusters[name].type not in BATCH_TYPES:
+            continue
+        known = found.get(name, NOTHING_MORE)
+        if request in at_work:
+            found[name] = replace(known, at_work=True)
+        else:
+            found[name] = replace(known, ahead=(*known.ahead, _before_there_are_any(request, recipe, estimates)))
+    return found
+
+
+def _before_there_are_any(request: StageRequest, recipe: str, estimates: Estimates) -> Ahead:
+    """What is known of a stage's jobs."""
+    memory, seconds = estimates.of_stage(request.name)
+    asked = request.resources
+    if asked.memory is None and memory is not None:
+        asked = asked.model_copy(update={"memory": memory})
+    return Ahead(asked, estimates.width(recipe, request.name), seconds)
