@@ -8,7 +8,8 @@
 (f) what many workers and jobs cost the session: see scale.py;
 (g) what clusters with a queue cost and save, where Slurm is installed: see queues.py;
 (h) what moves where workers share no files with the session, as root: see moved.py;
-(i) what pods cost, where Kubernetes was built for the tests: see pods.py.
+(i) what pods cost, where Kubernetes was built for the tests: see pods.py;
+(j) what it costs to be orchestrated by Prefect: see orchestration.py.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import psutil
 from context import context_figures
 from moved import byte_figures
 from mpi import mpi_figures
+from orchestration import prefect_figures
 from pods import pod_figures
 from queues import queue_figures
 from report import ROOT, report
@@ -133,7 +135,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="surgeline-bench-") as scratch:
         folder = Path(scratch)
         figures = startup() | dispatch(folder) | context_figures(folder) | demo(folder) | mpi_figures(folder)
-        figures |= scale_figures(folder)
+        figures |= scale_figures(folder) | prefect_figures(folder / "prefect")
         if shutil.which("sbatch"):
             figures |= queue_figures(folder / "queues")
         else:

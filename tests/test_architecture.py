@@ -35,8 +35,12 @@ HEAVY = {
     "kubernetes", "matplotlib", "mpi4py", "numpy", "prefect", "scipy",
 }  # fmt: skip
 # What a file may import at once, because it is imported only where that is already, or wanted at once: one says what
-# Dask's own classes do, the other computes from end to end.
-MAY_BE_HEAVY = {"parallel/workerprocess.py": {"distributed"}, "simulate.py": {"numpy"}}
+# Dask's own classes do, one computes from end to end, one is a flow of Prefect's.
+MAY_BE_HEAVY = {
+    "parallel/workerprocess.py": {"distributed"},
+    "simulate.py": {"numpy"},
+    "workflow/prefect_flow.py": {"prefect"},
+}
 
 
 def name_of(path: Path) -> str:

@@ -126,6 +126,33 @@ def plan(
 
 
 @app.command()
+def deploy(
+    recipe: RecipeName,
+    vis: Vis = None,
+    workdir: Workdir = Path("surgeline-session"),
+    overrides: Overrides = None,
+    cluster: Annotated[str, typer.Option(help="A cluster of type kubernetes: its image, its folders.")] = "pods",
+    worker_class: Annotated[
+        str | None, typer.Option("--class", help="Its worker class, for the size; the first unless given.")
+    ] = None,
+    pool: Annotated[str, typer.Option(help="The work pool of Prefect's, made if there is none.")] = "surgeline",
+) -> None:
+    """Register a session with Prefect, to be run as a Job of a work pool on Kubernetes; start nothing.
+
+    Observations and the working folder are named as the Job sees them, in folders that it shares with others.
+    """
+    from surgeline.workflow import recipe as recipes
+    from surgeline.workflow.prefect_deploy import deploy as register
+    from surgeline.workflow.prefect_deploy import place_of
+
+    loaded = recipes.load(recipe, tuple(_absolute(name) for name in vis or ()))
+    found, namespace = place_of(_configuration(workdir, overrides), cluster, worker_class)
+    name = register(loaded, workdir.absolute(), overrides or [], found, namespace, pool)
+    typer.echo(f"deployed; to have somebody start its Jobs: prefect worker start --pool {pool} --type kubernetes")
+    typer.echo(f"to run it: prefect deployment run '{name}'")
+
+
+@app.command()
 def cancel(workdir: Workdir = Path("surgeline-session")) -> None:
     """End the session that runs in a working folder, and take all that sessions have in queues out of them."""
     from surgeline.paths import SessionPaths

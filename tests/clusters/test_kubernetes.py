@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 import yaml
 
 from surgeline.clusters.batch import Contact, WorkerClass, made_to_measure, worker_classes, workload_manager
-from surgeline.clusters.kubernetes import why_it_waits
+from surgeline.clusters.kubernetes import Kubernetes, KubernetesSettings, why_it_waits
 from surgeline.clusters.podmanifests import identifier, merged
-from surgeline.config import load
+from surgeline.config import PACKAGED, load
 from surgeline.errors import ConfigError
 from surgeline.work.resources import Resources
 
@@ -118,6 +119,17 @@ def test_wrong_settings_are_refused_by_name(setting: str, words: str) -> None:
         classes(setting)
 
 
+def test_every_key_is_explained_in_the_packaged_configuration_with_its_default() -> None:
+    packaged = PACKAGED.read_text()
+    block = packaged[packaged.index("  # pods:") : packaged.index("# What each worker process may use")]
+    explained = yaml.safe_load(re.sub(r"(?m)^  # ?", "", block))["pods"]
+    assert set(explained) == KubernetesSettings.model_fields.keys()
+    del explained["workers"]
+    assert KubernetesSettings.model_validate(explained) == KubernetesSettings(
+        type="kubernetes", image=explained["image"]
+    )
+
+
 def test_why_a_pod_waits_is_told_in_kubernetes_words() -> None:
     unscheduled = {
         "type": "PodScheduled",
@@ -134,3 +146,50 @@ def test_why_a_pod_waits_is_told_in_kubernetes_words() -> None:
     crashing = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": last, "restartCount": 3}
     killed = {"spec": {}, "status": {"phase": "Running", "containerStatuses": [crashing]}}
     assert "used more memory than its limit" in why_it_waits(killed)
+
+
+class Answers:
+    """What the API server says, in place of one."""
+
+    def __init__(self) -> None:
+        self.pods: list[dict[str, Any]] = []
+
+    def listed(self, kind: str, labels: str = "", fields: str = "") -> list[dict[str, Any]]:
+        groups = [{"metadata": {"name": "g", "labels": {}}}]
+        return {"DaskWorkerGroup": groups, "Pod": self.pods}.get(kind, [])
+
+
+def pod(uid: str, state: dict[str, Any], restarts: int = 0, phase: str = "Running", **status: Any) -> dict[str, Any]:
+    container = {"state": state, "restartCount": restarts, "lastState": status.pop("last", {})}
+    return {
+        "metadata": {"name": uid, "uid": uid, "creationTimestamp": uid, "labels": {"dask.org/workergroup-name": "g"}},
+        "spec": {"nodeName": "n1"},
+        "status": {"phase": phase, "containerStatuses": [container], **status},
+    }
+
+
+def test_what_became_of_a_pod_is_told_once_and_then_what_there_is() -> None:
+    manager = Kubernetes(KubernetesSettings(type="kubernetes", image="casa"))
+    manager.api = answers = Answers()  # type: ignore[assignment]
+
+    def seen(*pods: dict[str, Any]) -> tuple[str, str, str]:
+        answers.pods = list(pods)
+        found = manager.look(CONTACT)["g"]
+        return found.state, found.cause, found.words
+
+    running = {"running": {}}
+    killed = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    assert seen() == ("waiting", "", "its pod is not made yet: the Dask operator sees to that")
+    assert seen(pod("1", running)) == ("running", "", "")
+    assert seen(pod("1", killed))[:2] == ("waiting", "out of memory")
+    assert seen(pod("1", running, 1, last=killed))[:2] == ("waiting", "out of memory")
+    assert seen(pod("1", running, 1, last=killed)) == ("running", "", "")
+    evicted = pod("1", {}, 1, "Failed", reason="Evicted", message='Usage of "scratch" exceeds the limit "10M".')
+    assert seen(evicted)[:2] == ("waiting", "failed")
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room"}
+    pending = pod("2", {}, 0, "Pending", conditions=[unscheduled])
+    assert seen(evicted, pending)[:2] == ("waiting", "failed")
+    assert seen(evicted, pending) == ("waiting", "", "Unschedulable: no room")
+    assert seen(evicted, pod("2", running)) == ("running", "", "")
+    assert seen(pod("3", running))[:2] == ("waiting", "cancelled")
+    assert seen(pod("3", running)) == ("running", "", "")

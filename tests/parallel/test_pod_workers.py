@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -150,6 +151,30 @@ def test_a_deleted_pod_is_replaced_and_its_job_runs_again(kubernetes: Kubernetes
         job.wait_until_it_runs_again()
         (loss,) = job.end().losses
         assert "pod" in loss.how
+
+
+def write_too_much(wait_for: str) -> str:
+    if not Path(wait_for).exists():
+        Path(wait_for).touch()
+        Path("/scratch/large").write_bytes(bytes(50_000_000))
+        threading.Event().wait()
+    return "went well"
+
+
+def test_a_pod_that_is_evicted_is_told_so_and_its_job_runs_again(open_pods: Open, folder: Path) -> None:
+    with open_pods("scratch=10MB") as cluster:
+        (outcome,) = cluster.run(call(write_too_much, str(folder / "marker")))
+    assert outcome.result() == "went well"
+    (loss,) = outcome.losses
+    assert "Evicted" in loss.how and "scratch" in loss.how
+
+
+def test_a_node_may_be_drained_meanwhile(kubernetes: Kubernetes, long_job: Any) -> None:
+    with long_job() as job:
+        kubernetes.drain()
+        kubernetes.uncordon()
+        job.wait_until_it_runs_again()
+        assert job.end().losses
 
 
 def test_a_deleted_scheduler_comes_again_and_what_ran_runs_again(kubernetes: Kubernetes, long_job: Any) -> None:

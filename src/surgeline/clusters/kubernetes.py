@@ -88,7 +88,7 @@ class KubernetesSettings(SurgeSettings):
     @property
     def reachable(self) -> tuple[str, ...]:
         """Folders that workers have under the same path as the session, though they do not share its own."""
-        return tuple(volume.path for volume in self.volumes)
+        return (*self.data_reachable, *(volume.path for volume in self.volumes))
 
 
 class Kubernetes:
@@ -231,11 +231,14 @@ class Kubernetes:
             self._starts[identifier] = start
         if before is None or (job.state == "running" and before == start):
             return job
-        if before[0] == start[0]:
-            states = container.get("state", {}), container.get("lastState", {})
-            cause, words = _ended(next((state["terminated"] for state in states if "terminated" in state), {}))
-        else:
+        if before[0] != start[0] or newest["status"].get("phase") == "Failed":
             cause, words = _replaced([pod for pod in pods if pod["metadata"]["uid"] == before[0]])
+        else:
+            states = container.get("state", {}), container.get("lastState", {})
+            ended = next((state["terminated"] for state in states if "terminated" in state), None)
+            if ended is None:
+                return job
+            cause, words = _ended(ended)
         # Seen once as one that waits, it is taken for lost, and then for one that came anew.
         return QueuedJob(identifier, "waiting", words, cause, host)
 
@@ -280,7 +283,7 @@ def _job(identifier: str, pod: Mapping[str, Any], container: Mapping[str, Any], 
             return QueuedJob(identifier, "held", told, "failed", host)
         cause, words = _ended(last)
         return QueuedJob(identifier, "held", f"{told}; {words}", cause, host)
-    if status.get("phase") == "Running" and container.get("state", {}).get("running"):
+    if status.get("phase") == "Running" and "running" in container.get("state", {}):
         return QueuedJob(identifier, "running", host=host)
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
@@ -305,7 +308,9 @@ def _replaced(gone: Sequence[Mapping[str, Any]]) -> tuple[Cause, str]:
     for pod in gone:
         status = pod["status"]
         if status.get("reason") == "Evicted":
-            return "preempted", f"Evicted: {status.get('message', '')}"
+            words = str(status.get("message", ""))
+            # Its own limit, rather than what others do on the node.
+            return "failed" if "exceeds the limit" in words else "preempted", f"Evicted: {words}"
         if status.get("phase") == "Failed":
             return "node failure", f"{status.get('reason', 'Failed')}: {status.get('message', '')}"
     return "cancelled", "its pod was deleted, and there is another in its place"

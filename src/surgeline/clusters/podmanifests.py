@@ -90,12 +90,8 @@ def worker_manifest(worker_class: WorkerClass, contact: Contact, name: str) -> M
     assert offers.memory is not None
     gpus = {settings.gpu_resource: str(offers.gpus)} if offers.gpus else {}
     memory = str(offers.memory + _NANNY_BYTES)
-    container = _container("worker", settings)
-    container["env"] += [
-        *_variables(thread_environment(worker_class.threads)),
-        {"name": "SURGELINE_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-        *_variables(settings.environment),
-    ]
+    container = _container_of(worker_class, "worker")
+    container["env"].append({"name": "SURGELINE_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
     container |= {
         "command": [settings.interpreter, "-m", contact.module],
         "args": [
@@ -114,9 +110,6 @@ def worker_manifest(worker_class: WorkerClass, contact: Contact, name: str) -> M
             "limits": {"memory": memory, **gpus},
         },
     }
-    container["volumeMounts"] += [_mount(number, volume) for number, volume in enumerate(settings.volumes)]
-    pod = _pod(settings, container)
-    pod["volumes"] += [_volume(number, volume) for number, volume in enumerate(settings.volumes)]
     labels = {**_labels(contact), "surgeline.class": name_of_class(worker_class)}
     template = settings.pod_template
     metadata = {"metadata": template["metadata"]} if "metadata" in template else {}
@@ -129,10 +122,26 @@ def worker_manifest(worker_class: WorkerClass, contact: Contact, name: str) -> M
             "worker": {
                 "replicas": 1,
                 **metadata,
-                "spec": merged(pod, template.get("spec", {})),
+                "spec": merged(_pod_of(settings, container), template.get("spec", {})),
             },
         },
     }
+
+
+def job_pod(worker_class: WorkerClass, container: Manifest) -> Manifest:
+    """The pod of something else that sees what workers see: a Job of a work pool.
+
+    Args:
+        worker_class: whose image, folders, user and nodes it has.
+        container: what is to be said of its container, its name at least.
+    """
+    settings = worker_class.settings
+    assert isinstance(settings, KubernetesSettings)
+    template = {key: value for key, value in settings.pod_template.get("spec", {}).items() if key != "containers"}
+    own = merged(_container_of(worker_class, container["name"]), container)
+    # Unlike a worker it may be a session, which asks for pods itself.
+    token = {"automountServiceAccountToken": settings.service_account is not None}
+    return dict(merged({**_pod_of(settings, own), **token}, template))
 
 
 def identifier(contact: Contact, worker_class: WorkerClass, number: int) -> str:
@@ -186,6 +195,23 @@ def _container(name: str, settings: KubernetesSettings) -> Manifest:
             {"name": "tmp", "mountPath": "/tmp"},
         ],
     }
+
+
+def _container_of(worker_class: WorkerClass, name: str) -> Manifest:
+    """A container that sees the cluster's volumes and has its variables."""
+    settings = worker_class.settings
+    assert isinstance(settings, KubernetesSettings)
+    container = _container(name, settings)
+    container["env"] += [*_variables(thread_environment(worker_class.threads)), *_variables(settings.environment)]
+    container["volumeMounts"] += [_mount(number, volume) for number, volume in enumerate(settings.volumes)]
+    return container
+
+
+def _pod_of(settings: KubernetesSettings, container: Manifest) -> Manifest:
+    """A pod with the cluster's volumes."""
+    pod = _pod(settings, container)
+    pod["volumes"] += [_volume(number, volume) for number, volume in enumerate(settings.volumes)]
+    return pod
 
 
 def _pod(settings: KubernetesSettings, container: Manifest) -> Manifest:

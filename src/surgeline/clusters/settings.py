@@ -73,7 +73,7 @@ class SurgeSettings(BaseModel):
     # What holds for the whole cluster, and so cannot be said of a worker class.
     of_cluster: ClassVar[frozenset[str]] = frozenset(
         {"type", "name", "poll", "queue_deadline", "otherwise", "idle_seconds", "core_hours", "shared_filesystem"}
-        | {"data", "data_options", "data_cache", "workers"}
+        | {"data", "data_options", "data_cache", "data_reachable", "workers"}
     )
 
     type: str
@@ -96,6 +96,7 @@ class SurgeSettings(BaseModel):
     data: str | None = None
     data_options: Mapping[str, Any] = Field(default_factory=dict)
     data_cache: Bytes | None = None
+    data_reachable: tuple[str, ...] = ()
     workers: Mapping[str, SurgeSettings] = Field(default_factory=dict)
 
     @field_validator("minimum")
@@ -116,7 +117,7 @@ class SurgeSettings(BaseModel):
     @property
     def reachable(self) -> tuple[str, ...]:
         """Folders that workers have under the same path as the session, though they do not share its own."""
-        return ()
+        return self.data_reachable
 
     @property
     def offers(self) -> Resources:
