@@ -210,12 +210,12 @@ def test_a_version_that_there_is_not_is_told(context: Context, tmp_path: Path) -
 
 @pytest.mark.parametrize("export", [export_json, export_prov])
 def test_many_facts_need_little_memory(context: Context, export: Any) -> None:
-    context.commit("many", [decision(f"{number} {'x' * 2000}") for number in range(3000)])
+    context.commit("many", [decision(f"{number} {'x' * 2000}") for number in range(6000)])
     tracemalloc.start()
     size = sum(len(piece) for piece in export(context))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert size > 6_000_000
+    assert size > 12_000_000
     assert peak < size / 2
 
 

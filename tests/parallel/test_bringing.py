@@ -275,6 +275,7 @@ def test_a_store_that_cannot_be_used_is_told_before_anything_runs(brought: Broug
     assert list((tmp_path / "logs").iterdir()) == []
 
 
+@pytest.mark.cluster
 def test_the_demo_gives_the_same_pixels_and_leaves_nothing(
     tmp_path: Path, swift: Swift, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
