@@ -56,7 +56,13 @@ class Opened:
 
 @contextmanager
 def opened(
-    kind: str, folder: Path, *overrides: str, retries: int = 2, start_timeout: float = 120, ask: Ask | None = None
+    kind: str,
+    folder: Path,
+    *overrides: str,
+    retries: int = 2,
+    start_timeout: float = 120,
+    ask: Ask | None = None,
+    casaconfig: str = "{}",
 ) -> Iterator[Opened]:
     """A cluster named by its type, small and quick to look at its queue."""
     found = Opened.__new__(Opened)
@@ -65,7 +71,10 @@ def opened(
     of_cluster = [f"clusters.{kind}.{text}" for text in settings]
     found.backends = Backends(
         load(
-            overrides=[f"dask.retries={retries}", f"dask.start_timeout={start_timeout}", *of_cluster],
+            overrides=[
+                *(f"dask.retries={retries}", f"dask.start_timeout={start_timeout}", f"casaconfig={casaconfig}"),
+                *of_cluster,
+            ],
             environment={},
             home=folder,
         ),

@@ -50,6 +50,15 @@ def test_without_slurm_the_start_fails_and_says_so(tmp_path: Path, monkeypatch: 
         cluster.queue()
 
 
+def test_workers_on_which_casa_does_not_start_fail_the_jobs_and_say_why(slurm: Slurm, tmp_path: Path) -> None:
+    nowhere = "{datapath: [], measurespath: /nowhere}"
+    with opened("slurm", tmp_path, "maximum=1", casaconfig=nowhere) as cluster:
+        (outcome,) = cluster.run(call(variable, "HOME"))
+    assert outcome.failure is not None and outcome.failure.kind == "not started"
+    assert "queue jobs in a row ended before a worker came" in outcome.failure.message
+    assert "measures data is not available" in outcome.failure.message
+
+
 def test_slurm_may_be_restarted_meanwhile(slurm: Slurm, tmp_path: Path) -> None:
     with a_long_job("slurm", tmp_path) as job:
         slurm.stop_controller(crash=True)

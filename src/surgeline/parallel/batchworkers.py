@@ -68,6 +68,7 @@ class BatchWorkers(DaskBackend):
 
     # What a worker is in, in words.
     place = "queue job"
+    workers_come_later = True
 
     def __init__(
         self,

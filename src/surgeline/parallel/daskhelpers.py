@@ -36,6 +36,8 @@ class DaskBackend(Dispatcher):
     """
 
     name = "dask"
+    # Whether there is none yet when the backend is opened.
+    workers_come_later = False
 
     def __init__(
         self,
@@ -94,6 +96,7 @@ class DaskBackend(Dispatcher):
             settings.worker.threads,
             self._memory_of_each(),
             self._nested,
+            ends_unfit=self.workers_come_later,
         )
         try:
             self._client = self._connect()

@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -77,6 +78,8 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
         threads: how many threads CASA may use.
         memory: bytes that a worker may use that does not say it itself.
         nested_settings: what MPI sessions are started with.
+        ends_unfit: a worker that cannot be set up ends with what started it, and leaves the reason in its output;
+            otherwise whoever registers this is told.
     """
 
     folder: Path | None
@@ -85,6 +88,7 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
     threads: int
     memory: int | None
     nested_settings: NestedSettings
+    ends_unfit: bool = False
     surroundings: Surroundings = field(init=False)
     nested: NestedSessions = field(init=False)
     # Where jobs are that are brought their files; of a worker with a folder of its own.
@@ -93,6 +97,22 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
 
     def setup(self, worker: Worker) -> None:
         """Called by Dask in each worker process before it is given a job, and in each that replaces one."""
+        output = os.dup(2)
+        try:
+            self._set_up(worker)
+        except Exception:
+            if not self.ends_unfit:
+                raise
+            # Nobody waits for it: it would seem to be there, and be given nothing.
+            os.write(output, traceback.format_exc().encode())
+            nanny = os.getppid()
+            # At once, so that this is the last that it wrote; the first process of a container can only be asked.
+            os.kill(nanny, signal.SIGTERM if nanny == 1 else signal.SIGKILL)
+            os._exit(1)
+        finally:
+            os.close(output)
+
+    def _set_up(self, worker: Worker) -> None:
         name = f"worker-{worker.name}"
         folder, logs = (self.folder, self.logs) if self.folder else (Path.cwd(), Path.cwd())
         offers = worker.state.total_resources

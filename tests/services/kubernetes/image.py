@@ -23,7 +23,7 @@ from support import ROOT
 
 WORKER_IMAGE = "localhost/surgeline-worker:test"
 PAUSE_IMAGE = "localhost/pause:test"
-_PACKAGES = "python3,ca-certificates,libstdc++6,libgomp1,libquadmath0,zlib1g"
+_PACKAGES = "python3,python3-distutils,ca-certificates,libstdc++6,libgomp1,libquadmath0,zlib1g"
 # Where docker/Dockerfile has the environment.
 _PREFIX = Path("/opt/surgeline")
 _USER = "surgeline:x:1000:1000::/scratch:/bin/sh"
@@ -39,7 +39,7 @@ def layers() -> list[Path]:
     versions = sorted(f"{found.name}=={found.version}" for found in distributions() if found.name != "surgeline")
     recipe = [sys.version, sys.base_prefix, *versions, Path(__file__).read_text(), _site_configuration().read_text()]
     name = hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:16]
-    debian = made_once(folder / "debian", _make_debian)
+    debian = made_once(folder / f"debian-{hashlib.sha256(_PACKAGES.encode()).hexdigest()[:8]}", _make_debian)
     environment = made_once(folder / f"environment-{name}", _make_environment)
     os.utime(environment)
     _remove_unused(folder)
