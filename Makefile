@@ -43,10 +43,10 @@ test-mpi: environment
 test-clusters: environment
 	$(BIN)/pytest -m 'cluster or prefect' -n 2 --dist loadfile
 
-# Two clusters side by side. Their programs are built at the first run, in some 15 minutes.
+# One cluster, in which tests take their turns. Its programs are built at the first run, in some 15 minutes.
 test-kubernetes: environment
 	PYTHONPATH=tests $(BIN)/python -m services.kubernetes
-	$(BIN)/pytest -m kubernetes -n 2 --dist loadfile
+	$(BIN)/pytest -m kubernetes
 
 lint: environment
 	$(BIN)/ruff check src tests examples benchmarks
