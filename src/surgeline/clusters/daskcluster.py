@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from surgeline.clusters.batch import Contact
 from surgeline.clusters.kubernetes import Kubernetes, why_it_waits
+from surgeline.clusters.kubernetesapi import SESSION_LABEL
 from surgeline.clusters.poddeletion import delete
 from surgeline.clusters.podmanifests import SCHEDULER_PORT, cluster_manifest
 from surgeline.errors import ClusterError
@@ -37,6 +38,7 @@ class DaskCluster:
         self._manager = manager
         self._api = manager.api
         self._name = contact.name
+        self._labels = f"{SESSION_LABEL}={contact.name}"
         self._manifest = cluster_manifest(manager.settings, contact, threads)
         self._seconds = start_timeout
         self.scheduler_address = ""
@@ -53,7 +55,6 @@ class DaskCluster:
         self._api.create(self._manifest)
         deadline = time.monotonic() + self._seconds
         unacted = time.monotonic() + _UNACTED_SECONDS
-        words = ""
         while not is_over():
             words = self._why_not_ready()
             if not words:
@@ -61,8 +62,7 @@ class DaskCluster:
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"the scheduler's pod of {self._name} did not start within {self._seconds:g} s: {words}",
-                    f"see `kubectl describe pods -l surgeline.session={self._name}`; "
-                    "on a busy cluster raise dask.start_timeout",
+                    f"see `kubectl describe pods -l {self._labels}`; on a busy cluster raise dask.start_timeout",
                 )
             if time.monotonic() > unacted and not self._is_acted_on():
                 self._api.delete("DaskCluster", self._name)
@@ -78,7 +78,7 @@ class DaskCluster:
         # What cannot be deleted now ends by itself: the operator finds that no session is connected to it.
         with suppress(ClusterError):
             delete(self._api, self._name)
-            while self._api.listed("Pod", f"surgeline.session={self._name}") and time.monotonic() < deadline:
+            while self._api.listed("Pod", self._labels) and time.monotonic() < deadline:
                 time.sleep(_LOOK_SECONDS)
         self._api.close()
 
@@ -88,7 +88,7 @@ class DaskCluster:
 
     def _why_not_ready(self) -> str:
         """Why the scheduler does not answer yet; empty when it does."""
-        pods = self._api.listed("Pod", f"surgeline.session={self._name},dask.org/component=scheduler")
+        pods = self._api.listed("Pod", f"{self._labels},dask.org/component=scheduler")
         pods = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         if not pods:
             return "it is not made yet, and the Dask operator sees to that: does it run?"

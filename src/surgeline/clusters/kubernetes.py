@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from surgeline.clusters.batch import Cause, Contact, QueuedJob, WorkerClass
-from surgeline.clusters.kubernetesapi import KubernetesApi
+from surgeline.clusters.kubernetesapi import SESSION_LABEL, KubernetesApi
 from surgeline.clusters.settings import Bytes, SurgeSettings
 from surgeline.errors import ClusterError
 
@@ -158,7 +158,7 @@ class Kubernetes:
         Raises:
             ClusterError: the server does not answer.
         """
-        ours = f"surgeline.session={contact.name}"
+        ours = f"{SESSION_LABEL}={contact.name}"
         groups = [group["metadata"]["name"] for group in self.api.listed("DaskWorkerGroup", ours)]
         pods: dict[str, list[dict[str, Any]]] = {}
         for pod in self.api.listed("Pod", f"{ours},dask.org/component=worker"):

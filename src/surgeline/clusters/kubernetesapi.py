@@ -16,6 +16,8 @@ _GONE = 404
 _EXISTS = 409
 
 Manifest = Mapping[str, Any]
+# All that a session makes has this label, with the session's name.
+SESSION_LABEL = "surgeline.session"
 # Where resources of a kind are found: the version of its API, and its name in addresses.
 _PLACES = {
     "DaskCluster": ("kubernetes.dask.org/v1", "daskclusters"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from surgeline.clusters.kubernetesapi import KubernetesApi
+from surgeline.clusters.kubernetesapi import SESSION_LABEL, KubernetesApi
 from surgeline.errors import ClusterError
 
 
@@ -28,7 +28,7 @@ def delete(api: KubernetesApi, name: str) -> None:
         ClusterError: the server refuses, in its own words, or does not answer.
     """
     api.delete("DaskCluster", name)
-    for group in api.listed("DaskWorkerGroup", f"surgeline.session={name}"):
+    for group in api.listed("DaskWorkerGroup", f"{SESSION_LABEL}={name}"):
         api.delete("DaskWorkerGroup", group["metadata"]["name"])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from surgeline.clusters.batch import Contact, WorkerClass
 from surgeline.clusters.kubernetes import KubernetesSettings
+from surgeline.clusters.kubernetesapi import SESSION_LABEL
 from surgeline.work.casaprocess import thread_environment
 
 SCHEDULER_PORT = 8786
@@ -175,7 +176,7 @@ def _are_named(items: Any) -> bool:
 
 
 def _labels(contact: Contact) -> dict[str, str]:
-    return {"app.kubernetes.io/managed-by": "surgeline", "surgeline.session": contact.name}
+    return {"app.kubernetes.io/managed-by": "surgeline", SESSION_LABEL: contact.name}
 
 
 def _container(name: str, settings: KubernetesSettings) -> Manifest:

@@ -22,8 +22,8 @@ def check_resources(request: StageRequest, configuration: Configuration) -> None
     if kind == "mpi":
         return
     if configuration.settings.clusters[name].type in BATCH_TYPES:
+        # Made to measure, a worker has what a job asks for; whether there is such a machine the manager says.
         settings_of(configuration, name)
-    if configuration.settings.clusters[name].type != "local":
         return
     asked, given = request.resources, local.plan(configuration, name)
     if asked.gpus:
