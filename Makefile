@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help environment demo test test-mpi test-clusters test-kubernetes lint bench clean
+.PHONY: help environment demo test test-mpi test-clusters test-kubernetes test-gpu lint docs bench clean
 
 help:
 	@echo "make demo   reduce the VLA observation of NGC 5921 into ./demo"
@@ -15,7 +15,9 @@ help:
 	@echo "make test-mpi   MPI sessions, by the mpirun of the environment or MPIRUN=/usr/bin/mpirun"
 	@echo "make test-clusters   Slurm, HTCondor and Prefect, with daemons of their own on this machine"
 	@echo "make test-kubernetes   Kubernetes, with a cluster of its own on this machine; needs root"
+	@echo "make test-gpu   a GPU of NVIDIA; installs torch"
 	@echo "make lint   check style and types"
+	@echo "make docs   the documentation, into build/docs; every link and anchor is checked"
 	@echo "make bench  measure speed, as ratios (build/bench.json)"
 	@echo "make clean  remove the environment and what the above made"
 
@@ -34,7 +36,7 @@ demo: environment
 	$(BIN)/python examples/check_ngc5921.py demo
 
 test: environment
-	$(BIN)/pytest -m 'not mpi and not cluster and not prefect and not kubernetes'
+	$(BIN)/pytest -m 'not mpi and not cluster and not prefect and not kubernetes and not gpu' -n 2 --dist loadfile
 
 # With another mpirun: make test-mpi MPIRUN=/usr/bin/mpirun; that runs only those tests that it makes a difference to.
 test-mpi: environment
@@ -48,10 +50,18 @@ test-kubernetes: environment
 	PYTHONPATH=tests $(BIN)/python -m services.kubernetes
 	$(BIN)/pytest -m kubernetes
 
+test-gpu: environment
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --editable '.[gpu]'
+	$(BIN)/pytest -m gpu
+
 lint: environment
-	$(BIN)/ruff check src tests examples benchmarks
-	$(BIN)/ruff format --check src tests examples benchmarks
+	$(BIN)/ruff check src tests examples benchmarks docs/from_the_code.py
+	$(BIN)/ruff format --check src tests examples benchmarks docs/from_the_code.py
 	$(BIN)/mypy
+
+# Not with --quiet: then it finds no dead link.
+docs: environment
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/docs
 
 bench: environment
 	$(BIN)/python benchmarks/bench.py

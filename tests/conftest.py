@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["services.htcondor", "services.kubernetes", "services.postgresql", "services.s3", "services.slurm"]
+pytest_plugins = [
+    *("services.htcondor", "services.kubernetes", "services.postgresql", "services.s3", "services.slurm"),
+    "workpoolsite",
+]
 
 # Before anything reads them: tests must not depend on the configuration of whoever runs them.
 _HOME = tempfile.TemporaryDirectory(prefix="surgeline-test-home-", ignore_cleanup_errors=True)

@@ -60,11 +60,13 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
 
 
 def processes_in(workdir: Path) -> list[psutil.Process]:
-    """The processes whose current directory is a working folder: a session's workers, and nothing else."""
+    """The processes whose current directory is a working folder, or one that an imaging job has in it for itself: a
+    session's workers, and nothing else."""
     found = []
     for process in psutil.process_iter():
         try:
-            if Path(process.cwd()) == workdir:
+            folder = Path(process.cwd())
+            if workdir in (folder, folder.parent):
                 found.append(process)
         except (psutil.Error, OSError):
             continue

@@ -136,8 +136,9 @@ def deploy(
         str | None, typer.Option("--class", help="Its worker class, for the size; the first unless given.")
     ] = None,
     pool: Annotated[str, typer.Option(help="The work pool of Prefect's, made if there is none.")] = "surgeline",
+    stage: Annotated[str | None, typer.Option(help="Only this stage, by its name; all unless given.")] = None,
 ) -> None:
-    """Register a session with Prefect, to be run as a Job of a work pool on Kubernetes; start nothing.
+    """Register a session, or a stage, with Prefect, to be run as a Job of a work pool on Kubernetes; start nothing.
 
     Observations and the working folder are named as the Job sees them, in folders that it shares with others.
     """
@@ -147,7 +148,7 @@ def deploy(
 
     loaded = recipes.load(recipe, tuple(_absolute(name) for name in vis or ()))
     found, namespace = place_of(_configuration(workdir, overrides), cluster, worker_class)
-    name = register(loaded, workdir.absolute(), overrides or [], found, namespace, pool)
+    name = register(loaded, workdir.absolute(), overrides or [], found, namespace, pool, stage)
     typer.echo(f"deployed; to have somebody start its Jobs: prefect worker start --pool {pool} --type kubernetes")
     typer.echo(f"to run it: prefect deployment run '{name}'")
 

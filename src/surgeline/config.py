@@ -30,7 +30,7 @@ from surgeline.errors import ConfigError, in_words_of_yaml, nearest
 PACKAGED = Path(__file__).with_name("config.yaml")
 ENVIRONMENT_PREFIX = "SURGELINE__"
 Key = tuple[str, ...]
-ClusterType = Literal["local", "slurm", "htcondor", "kubernetes"]
+ClusterType = Literal["local", "slurm", "htcondor", "kubernetes", "prefect"]
 
 # Keys of a CASA Pipeline's `pipeconfig: dask:` and what they are here; None: known, and not needed here.
 _PIPELINE_DASK_KEYS: dict[str, Key | None] = {

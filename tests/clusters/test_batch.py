@@ -17,7 +17,7 @@ from surgeline.clusters.batch import (
 )
 from surgeline.clusters.commands import Commands, how_it_ended, outside_of_jobs
 from surgeline.clusters.htcondor import HTCondorSettings
-from surgeline.clusters.settings import BatchSettings
+from surgeline.clusters.settings import CommandSettings
 from surgeline.clusters.slurm import SlurmSettings
 from surgeline.config import PACKAGED, Configuration, load
 from surgeline.errors import ClusterError, ConfigError
@@ -31,11 +31,11 @@ def configured(folder: Path, text: str, *overrides: str) -> Configuration:
     return load(folder, overrides, environment={}, home=folder / "home")
 
 
-def batch(folder: Path, *lines: str, **environment: str) -> BatchSettings:
+def batch(folder: Path, *lines: str, **environment: str) -> CommandSettings:
     """The settings of a Slurm cluster, one line each."""
     text = "".join(f"    {line}\n" for line in ("type: slurm", *lines))
     settings = settings_of(configured(folder, f"clusters:\n  batch:\n{text}"), "batch", environment)
-    assert isinstance(settings, BatchSettings)
+    assert isinstance(settings, CommandSettings)
     return settings
 
 
@@ -66,6 +66,14 @@ def test_slurms_workers_go_where_the_session_itself_runs_unless_the_configuratio
     mixed = configured(tmp_path, "clusters: {b: {type: slurm, workers: {cpu: {}, gpu: {queue: gpu, gpus: 1}}}}")
     queues = [worker.settings.model_dump()["queue"] for worker in worker_classes(mixed, "b", inside)]
     assert queues == ["long", "gpu"]
+
+
+@pytest.mark.parametrize("kind", ["slurm", "htcondor"])
+def test_workers_of_every_class_listen_where_the_cluster_says(kind: str, tmp_path: Path) -> None:
+    told = configured(tmp_path, f"clusters: {{b: {{type: {kind}, interface: ib0, workers: {{cpu: {{}}}}}}}}")
+    (worker,) = worker_classes(told, "b", {})
+    contact = Contact("tls://10.0.0.5:8786", "probe", "surgeline-1", tmp_path)
+    assert "--interface ib0" in workload_manager(told, "b", {}).text(worker, contact)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +304,7 @@ def test_without_dask_jobqueue_the_way_out_is_told(
 
 @pytest.mark.parametrize("model", [SlurmSettings, HTCondorSettings])
 def test_every_key_is_explained_in_the_packaged_configuration_with_its_default(
-    tmp_path: Path, model: type[BatchSettings]
+    tmp_path: Path, model: type[CommandSettings]
 ) -> None:
     kind = "slurm" if model is SlurmSettings else "htcondor"
     packaged = PACKAGED.read_text()

@@ -121,7 +121,7 @@ def test_wrong_settings_are_refused_by_name(setting: str, words: str) -> None:
 
 def test_every_key_is_explained_in_the_packaged_configuration_with_its_default() -> None:
     packaged = PACKAGED.read_text()
-    block = packaged[packaged.index("  # pods:") : packaged.index("# What each worker process may use")]
+    block = packaged[packaged.index("  # pods:") : packaged.index("  # A cluster of type prefect")]
     explained = yaml.safe_load(re.sub(r"(?m)^  # ?", "", block))["pods"]
     assert set(explained) == KubernetesSettings.model_fields.keys()
     del explained["workers"]

@@ -228,6 +228,19 @@ def test_a_job_runs_in_the_fixed_working_folder_whatever_the_one_before_did(eith
         assert {outcome.value for outcome in queue.get_results()} == {str(either.folder)}
 
 
+def test_jobs_that_are_near_each_other_have_the_same_worker_whatever_comes_between(dask: Opened) -> None:
+    found: dict[str, set[int]] = {"first": set(), "second": set()}
+    for _ in range(20):
+        with dask.queue() as queue:
+            for name in found:
+                queue.add(FunctionCall(os.getpid).declare(name=f"{name} part", near=name))
+            for name, outcome in zip(found, queue.get_results(), strict=True):
+                found[name].add(outcome.result())
+        # As soon as its outcome is there, the next two are sent: its worker is not free a moment too late.
+        dask.run(os.getpid)
+    assert len(found["first"]) == len(found["second"]) == 1
+
+
 def test_a_large_value_and_large_arguments_arrive_whole(either: Opened) -> None:
     data = os.urandom(4_000_000)
     assert either.run(bytes.__add__, data, b"!").result() == data + b"!"

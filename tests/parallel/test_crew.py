@@ -66,3 +66,17 @@ def test_a_job_that_takes_as_long_as_workers_live_runs_on_a_fresh_one() -> None:
     there = Crew()
     there.join(Worker("tcp://fresh", "fresh", "small", SMALL, ends=time.monotonic() + 995))
     assert there.take("as long as allowed", Resources(walltime=1000), 1000.0) == ["tcp://fresh"]
+
+
+def test_a_job_goes_where_the_last_one_of_its_name_was_if_that_worker_is_idle() -> None:
+    there = crew(one=SMALL, two=SMALL, three=SMALL)
+    (first,) = there.take("first part", Resources(), None, near="first")
+    (second,) = there.take("second part", Resources(), None, near="second")
+    there.give_back([first, second])
+    assert there.take("second part again", Resources(), None, near="second") == [second]
+    assert there.take("first part again", Resources(), None, near="first") == [first]
+    (elsewhere,) = there.take("first part, while it is busy", Resources(), None, near="first")
+    there.give_back([first, second, elsewhere])
+    assert there.take("first part, the last time", Resources(), None, near="first") == [elsewhere]
+    there.leave(elsewhere)
+    assert there.take("its worker is gone", Resources(), None, near="first")

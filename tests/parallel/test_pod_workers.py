@@ -79,9 +79,9 @@ def test_pods_come_when_jobs_need_them_and_go_when_none_does(kubernetes: Kuberne
         assert pods(kubernetes, workers) == []
         outcomes = cluster.run(*(call(os.getuid) for _ in range(4)))
         assert [outcome.result() for outcome in outcomes] == [1000] * 4
-        wait_until(lambda: pods(kubernetes, workers) == [], 60, "no worker is left")
+        wait_until(lambda: pods(kubernetes, workers) == [], 180, "no worker is left")
         del queue
-    wait_until(lambda: pods(kubernetes) == [], 60, "nothing is left")
+    wait_until(lambda: pods(kubernetes) == [], 180, "nothing is left")
     assert kubernetes.run("kubectl", "get", "daskclusters", "--output=name") == ""
 
 

@@ -21,9 +21,10 @@ USER, PASSWORD = "surgeline", "p4ss-of-the-tests"
 class PostgreSQL:
     """A real server with its usual durability, which tests may stop and start as they like."""
 
-    def __init__(self, programs: Path) -> None:
-        """Make an empty server; `programs` is the folder of initdb and pg_ctl."""
+    def __init__(self, programs: Path, address: str = "127.0.0.1") -> None:
+        """Make an empty server at an address of this machine; `programs` is the folder of initdb and pg_ctl."""
         self._programs = programs
+        self._host = address
         # The server's user has to reach it, which cannot enter pytest's own folders.
         self.folder = Path(tempfile.mkdtemp(prefix="surgeline-postgresql-"))
         # PostgreSQL refuses to run as root.
@@ -39,10 +40,12 @@ class PostgreSQL:
             *("--username", USER, "--pwfile", password, "--auth", "scram-sha-256"),
             *("--encoding", "UTF8", "--locale", "C", "--no-sync"),
         )
+        with (self.folder / "data" / "pg_hba.conf").open("a") as access:
+            access.write("host all all samenet scram-sha-256\n")
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
-        options = f"-h 127.0.0.1 -p {self.port} -k {self.folder} -c max_connections=200"
+        options = f"-h {self._host} -p {self.port} -k {self.folder} -c max_connections=200"
         self._run("pg_ctl", "start", "--wait", "--log", self.folder / "log", "--options", options)
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
@@ -55,7 +58,7 @@ class PostgreSQL:
 
     def url(self, database: str) -> str:
         """The URL of one of its databases."""
-        return f"postgresql+psycopg://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+psycopg://{USER}:{PASSWORD}@{self._host}:{self.port}/{database}"
 
     def empty_database(self) -> str:
         """The name of a database in which nothing is. It is the same each time: making one takes far longer."""

@@ -344,6 +344,13 @@ def test_gpus_are_those_that_nvidia_smi_lists(tmp_path: Path) -> None:
     }
 
 
+def test_gpus_that_programs_may_use_are_the_devices_that_are_not_hidden(tmp_path: Path) -> None:
+    write(tmp_path, {f"dev/{name}": "" for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm")})
+    assert [Path(device).name for device in module.gpus_here({}, tmp_path)] == ["nvidia0", "nvidia1"]
+    assert module.gpus_here({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == []
+    assert module.gpus_here({}, tmp_path / "elsewhere") == []
+
+
 def test_a_nvidia_smi_that_fails_is_a_finding(tmp_path: Path) -> None:
     nvidia_smi(tmp_path, "echo 'NVIDIA-SMI has failed'; exit 9")
     assert found(tmp_path)["gpus"] == {"devices": [], "problem": "nvidia-smi failed with exit code 9"}

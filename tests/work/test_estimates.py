@@ -95,6 +95,21 @@ def test_nothing_is_said_of_what_a_job_says_itself() -> None:
     assert learnt(None, GB).resources("image", reading().declare(seconds=5.0)) == (1.5 * GB, None)
 
 
+def test_the_time_that_a_job_comes_with_is_put_right_by_what_its_like_took() -> None:
+    estimates, clock = Estimates(None), Clock()
+    short, long = (reading().declare(estimated_seconds=seconds) for seconds in (10.0, 40.0))
+    assert estimates.resources("image", short) == (None, 10.0)
+    estimates.learn("image", short, clock.outcome(seconds=5.0))
+    assert estimates.resources("image", long)[1] == 20.0
+    # What is asked of a cluster is not what is learnt from.
+    estimates.learn("image", short.declare(seconds=5.0), clock.outcome(seconds=5.0))
+    assert estimates.resources("image", long)[1] == 20.0
+    # Most of them count, not the luckiest.
+    estimates.learn("image", long, clock.outcome(seconds=80.0))
+    assert estimates.resources("image", short)[1] == 20.0
+    assert estimates.resources("image", short.declare(seconds=7.0))[1] is None
+
+
 def test_a_larger_input_than_was_seen_takes_longer_and_a_smaller_one_as_long() -> None:
     estimates, clock = Estimates(None), Clock()
     made = (fingerprint("large.ms", 4000), fingerprint("small.ms", 10))
@@ -135,6 +150,67 @@ def test_jobs_are_alike_by_what_they_call_and_not_by_what_they_are_called() -> N
     assert kind_of(FunctionCall(partial(partial(reduce), "a"))) == f"{here}.reduce"
     assert kind_of(FunctionCall(Callable())).endswith("Callable")
     assert kind_of(PipelineTask(Task, {}, None)).endswith("Task")
+
+
+# Jobs that come with an estimate
+
+
+def estimated(memory: int) -> Job:
+    return reading().declare(memory=memory)
+
+
+def took(*jobs: tuple[int, int]) -> Estimates:
+    """What is known after jobs that were estimated at, and took, so much memory."""
+    estimates, clock = Estimates(None), Clock()
+    for estimate, memory in jobs:
+        estimates.learn("image", estimated(estimate), clock.outcome(memory))
+    return estimates
+
+
+def expected(estimates: Estimates, estimate: int) -> int | None:
+    return estimates.resources("image", estimated(estimate))[0]
+
+
+def test_before_any_has_run_the_estimate_holds() -> None:
+    assert expected(Estimates(None), 5 * GB) == 5 * GB
+    asking = estimated(5 * GB).declare(resources=Resources(memory="3GB"))
+    assert Estimates(None).resources("image", asking) == (None, None)
+
+
+def test_what_one_took_beyond_its_estimate_is_added_to_those_of_others() -> None:
+    estimates = took((10 * GB, 12 * GB), (10 * GB, 9 * GB))
+    assert expected(estimates, 10 * GB) == 12 * GB
+    assert expected(estimates, 20 * GB) == 22 * GB
+    assert expected(estimates, 2 * GB) == 4 * GB
+
+
+def test_where_all_took_less_the_estimate_is_lowered_as_far_as_the_worst_of_them_and_a_margin_allow() -> None:
+    estimates = took((10 * GB, 5 * GB), (10 * GB, 4 * GB))
+    assert expected(estimates, 10 * GB) == 6 * GB
+    assert expected(estimates, 5 * GB) == 3 * GB
+
+
+def test_what_has_fitted_a_worker_fits_it_again() -> None:
+    assert expected(took((10 * GB, int(9.5 * GB))), 10 * GB) == 10 * GB
+    assert expected(took((10 * GB, 12 * GB)), 10 * GB) == 12 * GB
+
+
+def test_small_jobs_say_nothing_of_large_ones_but_that_they_need_no_less() -> None:
+    estimates = took((GB, GB // 2), (GB, 4 * GB))
+    assert expected(estimates, 10 * GB) == 10 * GB
+    assert expected(estimates, 3 * GB) == 4 * GB
+
+
+def test_what_is_estimated_at_more_takes_longer() -> None:
+    assert took((GB, GB)).resources("image", estimated(3 * GB))[1] == 3.0
+    assert took((GB, GB)).resources("image", estimated(GB // 2))[1] == 1.0
+
+
+def test_estimates_are_compared_in_the_next_session_too(tmp_path: Path) -> None:
+    first = Estimates(tmp_path / "estimates.json")
+    first.learn("image", estimated(10 * GB), Clock().outcome(12 * GB))
+    first.save()
+    assert expected(Estimates(tmp_path / "estimates.json"), 10 * GB) == 12 * GB
 
 
 # Widths

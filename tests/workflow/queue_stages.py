@@ -19,12 +19,13 @@ from surgeline.work.procedure import Procedure
 
 
 class WorkParameters(Parameters):
-    """How many jobs at once, for how many seconds each, and what they wait for."""
+    """How many jobs at once, for how many seconds each, what they wait for, and what memory they are estimated at."""
 
     jobs: int = 1
     seconds: float = 0.0
     together: bool = False
     go: str = ""
+    memory: int | None = None
 
 
 def work(stage: str, number: int, parameters: WorkParameters) -> None:
@@ -42,7 +43,7 @@ def work(stage: str, number: int, parameters: WorkParameters) -> None:
 
 def _work(stage: Stage, parameters: WorkParameters) -> Procedure[list[Fact]]:
     yield [
-        FunctionCall(work, stage.name, number, parameters).declare(name=f"work {number}")
+        FunctionCall(work, stage.name, number, parameters).declare(name=f"work {number}", memory=parameters.memory)
         for number in range(parameters.jobs)
     ]
     return []

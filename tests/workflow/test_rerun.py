@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import signal
 import sqlite3
 import subprocess
@@ -248,32 +249,34 @@ def test_kill_9_at_random_moments_changes_neither_facts_nor_products(tmp_path: P
         [sys.executable, "-c", FORKING, str(recipe)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        # What is not read yet is to be seen by `select`.
+        bufsize=0,
         env={**os.environ, "PYTHONPATH": plugins},
     )
+    took: list[float] = []
 
     def attempt(workdir: Path, seconds: float | None) -> bool:
         """Run the session in a process of its own, killed after so long; whether it came to its end."""
         assert forks.stdin and forks.stdout
-        forks.stdin.write(f"{workdir}\n")
-        forks.stdin.flush()
+        began, anew = time.monotonic(), not workdir.exists()
+        forks.stdin.write(f"{workdir}\n".encode())
         process = int(forks.stdout.readline())
-        if seconds is not None:
-            # The moment of a kill is what is random here, not a condition to wait for.
-            time.sleep(seconds)
+        if seconds is not None and not select.select([forks.stdout], [], [], seconds)[0]:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        return forks.stdout.readline() == "0\n"
+        ended = forks.stdout.readline() == b"0\n"
+        if ended and anew:
+            took.append(time.monotonic() - began)
+        return ended
 
     whole = tmp_path / "whole"
-    began = time.monotonic()
     assert attempt(whole, None)
-    longest = time.monotonic() - began
     kills = rounds = 0
     while kills < KILLS:
         rounds += 1
         workdir = tmp_path / f"round {rounds}"
-        while not attempt(workdir, chance.uniform(0.0, longest)):
+        # Later than an undisturbed session ends, nothing is left to be killed.
+        while not attempt(workdir, chance.uniform(0.0, min(took))):
             kills += 1
             if kills >= KILLS:
                 break

@@ -4,116 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import pytest
-import yaml
+import cloudpickle
 
-import cheap_stages
-from services.kubernetes import WORKER_IMAGE, Kubernetes
-from services.ports import free_port
+from queue_clusters import call, opened
+from services.postgresql import PostgreSQL, programs_of_postgresql
 from support import surgeline, wait_until
+from workpoolsite import Site
 
-httpx = pytest.importorskip("httpx", reason="Prefect is not installed: pip install 'surgeline[prefect]'")
-_SECONDS = 180
-
-
-class Site:
-    """A Kubernetes with a work pool, and a Prefect server that its Jobs reach."""
-
-    def __init__(self, kubernetes: Kubernetes, folder: Path) -> None:
-        self.kubernetes = kubernetes
-        self.folder = folder
-        port = free_port()
-        self.url = f"http://{kubernetes.outside_address}:{port}/api"
-        self.environment = {
-            "PREFECT_API_URL": self.url,
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_UI_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-        }
-        self.server = ["server", "start", "--host", "0.0.0.0", "--port", str(port)]
-        cheap_stages.install(folder / "plugins")
-        namespace = kubernetes.run("kubectl", "config", "view", "--minify", "--output=jsonpath={..namespace}")
-        self.cluster = {
-            "type": "kubernetes",
-            "image": WORKER_IMAGE,
-            "namespace": namespace,
-            "volumes": [{"path": str(folder), "host_path": str(folder)}],
-            "environment": {"PYTHONPATH": str(folder / "plugins")},
-            "workers": {"small": {"memory": "60MB"}, "large": {"memory": "1GB"}},
-        }
-
-    @contextmanager
-    def running(self, *command: str) -> Iterator[None]:
-        """A program of Prefect's, until the end of a block."""
-        with (self.folder / f"{command[0]}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", *command],
-                env={**os.environ, **self.environment},
-                stdout=log,
-                stderr=log,
-            )
-            try:
-                yield
-            finally:
-                process.terminate()
-                process.wait(60)
-
-    def answers(self) -> bool:
-        try:
-            return bool(httpx.get(f"{self.url}/health", timeout=1, trust_env=False).status_code == 200)
-        except httpx.HTTPError:
-            return False
-
-    def deploy(self, name: str, stages: list[dict[str, Any]], size: str) -> str:
-        """Deploy a session as a user does; the working folder is named as it is. Gives the deployment."""
-        workdir = self.folder / name
-        workdir.mkdir()
-        recipe = self.folder / f"{name}.yaml"
-        recipe.write_text(yaml.safe_dump({"name": name, "stages": stages}))
-        (workdir / "config.yaml").write_text(yaml.safe_dump({"clusters": {"pods": self.cluster}}))
-        words = ["--workdir", workdir, "--set", "backend=serial", "--pool", "pool", "--class", size]
-        done = surgeline("deploy", recipe, *words, **self.environment, PYTHONPATH=str(self.folder / "plugins"))
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert f"prefect deployment run 'surgeline-session/{name}'" in done.stdout
-        found = self.ask("get", f"deployments/name/surgeline-session/{name}")
-        return str(found["id"])
-
-    def ask(self, method: str, path: str, **options: Any) -> Any:
-        answer = getattr(httpx, method)(f"{self.url}/{path}", trust_env=False, timeout=30, **options)
-        answer.raise_for_status()
-        return answer.json()
-
-    def run(self, deployment: str) -> dict[str, Any]:
-        """Run a deployment to its end; the state in which it is then."""
-        flow_run = self.ask("post", f"deployments/{deployment}/create_flow_run", json={})["id"]
-        deadline = time.monotonic() + _SECONDS
-        while True:
-            state: dict[str, Any] = self.ask("get", f"flow_runs/{flow_run}")["state"]
-            if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-                return state
-            assert time.monotonic() < deadline, (state, (self.folder / "worker.log").read_text()[-3000:])
-            time.sleep(0.2)
+# Workers cannot import this file: its functions travel whole.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-@pytest.fixture
-def site(kubernetes: Kubernetes) -> Iterator[Site]:
-    before = os.umask(0)
-    folder = kubernetes.folder / "pool"
-    folder.mkdir()
-    found = Site(kubernetes, folder)
-    with found.running(*found.server):
-        wait_until(found.answers, _SECONDS, "Prefect's server answers")
-        yield found
-    os.umask(before)
+def fill(gigabytes: float) -> int:
+    return len(bytearray(b"x") * int(gigabytes * 1e9))
+
+
+def fails() -> None:
+    raise ValueError("there are no data")
 
 
 def test_a_session_runs_as_a_job_of_a_work_pool(site: Site) -> None:
@@ -131,3 +41,57 @@ def test_a_session_runs_as_a_job_of_a_work_pool(site: Site) -> None:
         assert "change" in failed["message"]
         # Python itself does not fit in there.
         assert site.run(large)["type"] == "CRASHED"
+
+
+def test_each_stage_is_a_job_of_its_own_with_its_context_in_postgresql(site: Site) -> None:
+    programs = programs_of_postgresql()
+    assert programs is not None
+    server = PostgreSQL(programs, site.kubernetes.outside_address)
+    server.start()
+    try:
+        url = server.url(server.empty_database())
+        stages = [{"task": "make"}, {"task": "change", "arguments": {"by": 2}}, {"task": "total"}]
+        names = [stage["task"] for stage in stages]
+        deployments = [site.deploy("staged", stages, "large", name, context={"url": url}) for name in names]
+        with site.running("worker", "start", "--pool", "pool", "--type", "kubernetes"):
+            early = site.run(deployments[1])
+            assert early["type"] == "FAILED" and "'change' needs make to have finished" in early["message"]
+            for deployment in deployments:
+                state = site.run(deployment)
+                assert state["type"] == "COMPLETED", state
+        logged = surgeline("context", "log", "--workdir", site.folder / "staged")
+        assert all(name in logged.stdout for name in names), logged.stdout + logged.stderr
+        record = json.loads((site.folder / "staged" / "run.json").read_text())
+        assert record["state"] == "finished" and len(record["sessions"]) == 3
+    finally:
+        server.remove()
+
+
+def test_workers_are_jobs_of_a_work_pool(site: Site, tmp_path: Path) -> None:
+    """Jobs succeed, fail, and pass the memory of their class, in workers that share no files with the session."""
+    from prefect.settings import temporary_settings
+
+    # Workers and session have to reach each other, and this session is not in the cluster.
+    site.cluster["pod_template"] = {"spec": {"hostNetwork": True}}
+    site.deploy("makes the pool", [{"task": "make"}], "large")
+    settings = ["work_pool=pool", f"host={site.kubernetes.outside_address}", "shared_filesystem=false", "maximum=2"]
+    with (
+        site.running("worker", "start", "--pool", "pool", "--type", "kubernetes"),
+        temporary_settings({"api.url": site.url}),
+    ):
+        with opened("prefect", tmp_path, *settings, "job_variables={cores: 100m}", retries=1) as cluster:
+            good, bad, large = cluster.run(call(os.getuid), call(fails), call(fill, 0.7))
+            assert good.result() == 1000
+            assert bad.failure is not None and "there are no data" in bad.failure.message
+            assert large.result() == int(0.7e9)
+            (loss,) = large.losses
+            assert "memory" in loss.how
+            assert any(berth.kind.startswith("measured-") for berth in cluster.backend.fleet.berths())
+        left = site.ask("post", "flow_runs/filter", json={"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}})
+        assert left == []
+
+        def jobs_run() -> bool:
+            pods = site.kubernetes.run("kubectl", "get", "pods", "--output=jsonpath={.items[*].status.phase}")
+            return "Running" in pods or "Pending" in pods
+
+        wait_until(lambda: not jobs_run(), 60, "no Job runs any more")

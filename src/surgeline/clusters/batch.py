@@ -16,7 +16,7 @@ from surgeline.config import Configuration, Key, Value, explained
 from surgeline.errors import ConfigError, nearest
 from surgeline.work.resources import Resources
 
-BATCH_TYPES = ("slurm", "htcondor", "kubernetes")
+BATCH_TYPES = ("slurm", "htcondor", "kubernetes", "prefect")
 State = Literal["waiting", "running", "held", "ended"]
 Cause = Literal["", "completed", "cancelled", "preempted", "node failure", "walltime", "out of memory", "failed"]
 
@@ -85,7 +85,8 @@ class QueuedJob:
     """What a workload manager says of one of its jobs.
 
     Attributes:
-        identifier: Slurm's "123" or "123_4", HTCondor's "12.0", the name of a worker group in Kubernetes.
+        identifier: Slurm's "123" or "123_4", HTCondor's "12.0", the name of a worker group in Kubernetes, the id of a
+            flow run.
         state: waiting, running, held (it will not start by itself) or ended.
         words: of one that waits or is held the reason; of one that ended how; in words.
         cause: of one that ended, is held or has to start again: what was the cause; empty where nobody knows.
@@ -100,7 +101,7 @@ class QueuedJob:
 
 
 class WorkloadManager(Protocol):
-    """Slurm, HTCondor or Kubernetes."""
+    """Slurm, HTCondor, Kubernetes or a work pool."""
 
     @property
     def settings(self) -> SurgeSettings:
@@ -175,11 +176,14 @@ def workload_manager(
     from surgeline.clusters.htcondor import HTCondor, HTCondorSettings
     from surgeline.clusters.kubernetes import Kubernetes, KubernetesSettings
     from surgeline.clusters.slurm import Slurm, SlurmSettings
+    from surgeline.clusters.workpool import WorkPool, WorkPoolSettings
 
     if isinstance(settings, SlurmSettings):
         return Slurm(settings, environment)
     if isinstance(settings, KubernetesSettings):
         return Kubernetes(settings)
+    if isinstance(settings, WorkPoolSettings):
+        return WorkPool(settings)
     assert isinstance(settings, HTCondorSettings)
     return HTCondor(settings, environment)
 
@@ -200,12 +204,14 @@ def settings_of(
     from surgeline.clusters.htcondor import HTCondorSettings
     from surgeline.clusters.kubernetes import KubernetesSettings
     from surgeline.clusters.slurm import SlurmSettings
+    from surgeline.clusters.workpool import WorkPoolSettings
 
     section: Key = ("clusters", name)
     models: Mapping[str, type[SurgeSettings]] = {
         "slurm": SlurmSettings,
         "htcondor": HTCondorSettings,
         "kubernetes": KubernetesSettings,
+        "prefect": WorkPoolSettings,
     }
     model = models[configuration.settings.clusters[name].type]
     values = [
@@ -219,12 +225,14 @@ def settings_of(
     if configuration.settings.dask.n_workers != "auto":
         defaults["maximum"] = configuration.settings.dask.n_workers
     of_all_classes = {key: value for key, value in {**defaults, **said}.items() if key not in model.of_cluster}
+    # What is said once, each class knows, too.
+    of_all = {key: said[key] for key in (model.of_cluster - {"workers"}) & said.keys()}
     classes = said.get("workers")
     if isinstance(classes, dict):
         _check_no_key_of_cluster(values, section, model)
         for worker, of_class in classes.items():
             if isinstance(of_class, dict | None):
-                own = {**of_all_classes, **(of_class or {}), "type": said["type"]}
+                own = {**of_all_classes, **(of_class or {}), **of_all}
                 # What a class says is null has its default, whatever the cluster says.
                 classes[worker] = {key: value for key, value in own.items() if value is not None}
     try:

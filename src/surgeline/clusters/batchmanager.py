@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 
 from surgeline.clusters.batch import Contact, WorkerClass
 from surgeline.clusters.commands import Commands, make_folders
-from surgeline.clusters.settings import BatchSettings
+from surgeline.clusters.settings import CommandSettings
 
-Own = TypeVar("Own", bound=BatchSettings)
+Own = TypeVar("Own", bound=CommandSettings)
 
 
 class BatchManager(Generic[Own]):
@@ -34,7 +34,7 @@ class BatchManager(Generic[Own]):
     @staticmethod
     def _output_folder(worker_class: WorkerClass, contact: Contact) -> Path:
         """Where the queue jobs' own output goes."""
-        assert isinstance(worker_class.settings, BatchSettings)
+        assert isinstance(worker_class.settings, CommandSettings)
         return Path(worker_class.settings.log_directory or contact.folder)
 
     def _make_folders(self, worker_class: WorkerClass, contact: Contact) -> None:

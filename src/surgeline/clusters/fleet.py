@@ -34,6 +34,8 @@ class Berth:
         state: waiting, running, held or ended.
         words: why it waits, or how it ended, in the scheduler's words.
         cause: of one that ended, see `QueuedJob`.
+        lost: cause and words of how it last came to run no more; empty until then. What is said of it afterwards, as
+            when it is taken out of the queue, does not change them.
         submitted, started, came, ended: Unix times; `came` is when its worker was first ready for jobs.
         released: it was told to end, since nothing needs it.
     """
@@ -44,6 +46,7 @@ class Berth:
     state: str = "waiting"
     words: str = ""
     cause: str = ""
+    lost: tuple[str, str] = ("", "")
     host: str = ""
     started: float | None = None
     came: float | None = None
@@ -261,10 +264,13 @@ class Fleet:
                 berth.started = berth.started or time.time()
             elif before == "running":
                 berth.cause, berth.words = found.cause or "requeued", found.words or "was put back into the queue"
+                berth.lost = berth.cause, berth.words
                 self._lost(berth)
 
     def _end(self, berth: Berth, cause: str, words: str) -> None:
         with self._changed:
+            if berth.state == "running" or not any(berth.lost):
+                berth.lost = cause, words
             berth.state, berth.cause, berth.words, berth.ended = "ended", cause, words, time.time()
             if berth.came is None and not berth.released and cause in ("completed", "failed", "out of memory"):
                 self._failed_starts.setdefault(berth.kind, []).append(berth)

@@ -17,7 +17,7 @@ from surgeline.clusters.batch import Cause, Contact, QueuedJob, WorkerClass
 from surgeline.clusters.batchmanager import BatchManager
 from surgeline.clusters.commands import how_it_ended, in_its_own_words
 from surgeline.clusters.jobtext import common_arguments, load_jobqueue, worker_job
-from surgeline.clusters.settings import BatchSettings, Bytes
+from surgeline.clusters.settings import Bytes, CommandSettings
 from surgeline.errors import ClusterError
 
 # Backquotes, since HTCondor takes $( for a macro of its own. A job that starts anew keeps its number.
@@ -47,7 +47,7 @@ def _mapping(directives: Any) -> Any:
     return {} if directives == [] else directives
 
 
-class HTCondorSettings(BatchSettings):
+class HTCondorSettings(CommandSettings):
     """What HTCondor's clusters have besides."""
 
     type: Literal["htcondor"]

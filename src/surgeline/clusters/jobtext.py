@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from surgeline.clusters.batch import Contact, WorkerClass
-from surgeline.clusters.settings import BatchSettings
+from surgeline.clusters.settings import CommandSettings
 from surgeline.errors import ClusterError
 from surgeline.work.casaprocess import thread_environment
 
@@ -65,7 +65,7 @@ def common_arguments(
 
     dask.config.set({f"jobqueue.{_SECTION}": dict.fromkeys(_KEYS)})
     settings, offers = worker_class.settings, worker_class.offers
-    assert isinstance(settings, BatchSettings)
+    assert isinstance(settings, CommandSettings)
     command = [settings.interpreter]
     if settings.container:
         command = ["apptainer", "exec", *(["--nv"] if offers.gpus else []), *settings.container, *command]

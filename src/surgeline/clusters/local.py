@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from surgeline.clusters.daskoptions import dask_options
 from surgeline.config import Configuration
 from surgeline.errors import ConfigError
 from surgeline.work.allowance import allowance
+from surgeline.work.environment import gpus_here
 from surgeline.work.resources import parse_bytes
 
 
@@ -58,6 +60,11 @@ def plan(configuration: Configuration, name: str) -> LocalPlan:
 def workers_that_fit(configuration: Configuration) -> int:
     """As many workers as have a core for each of their threads; one at least."""
     return max(1, allowance().cores // configuration.settings.worker.threads)
+
+
+def gpus() -> int:
+    """How many jobs of local workers can have a GPU at once: they share one, if there is any."""
+    return min(1, len(gpus_here(os.environ, Path("/"))))
 
 
 def memory_of_each(configuration: Configuration, workers: int) -> int | None:

@@ -150,11 +150,21 @@ class SurgeSettings(BaseModel):
 
 
 class BatchSettings(SurgeSettings):
-    """What clusters with a batch queue have besides."""
+    """What clusters have besides whose workers come to a scheduler in the session."""
 
-    of_cluster: ClassVar[frozenset[str]] = SurgeSettings.of_cluster | {
-        *("interface", "processes", "host", "port", "command_prefix", "tls"),
-    }
+    of_cluster: ClassVar[frozenset[str]] = SurgeSettings.of_cluster | {"host", "interface", "port", "tls"}
+
+    host: str | None = None
+    interface: str | None = None
+    port: NonNegativeInt = 0
+    tls: bool = True
+    workers: Mapping[str, BatchSettings] = Field(default_factory=dict)
+
+
+class CommandSettings(BatchSettings):
+    """What clusters have besides whose manager is spoken to by commands, and given jobs of a shell."""
+
+    of_cluster: ClassVar[frozenset[str]] = BatchSettings.of_cluster | {"processes", "command_prefix"}
 
     type: Literal["slurm", "htcondor"]
     walltime: Seconds | None = None
@@ -164,13 +174,9 @@ class BatchSettings(SurgeSettings):
     job_script_prologue: tuple[str, ...] = ()
     job_directives_skip: tuple[str, ...] = ()
 
-    interface: str | None = None
     processes: PositiveInt = 1
-    host: str | None = None
-    port: NonNegativeInt = 0
     command_prefix: Words = ()
-    tls: bool = True
-    workers: Mapping[str, BatchSettings] = Field(default_factory=dict)
+    workers: Mapping[str, CommandSettings] = Field(default_factory=dict)
 
     @field_validator("processes")
     @classmethod

@@ -24,7 +24,7 @@ from surgeline.clusters.batch import (
 from surgeline.clusters.batchmanager import BatchManager
 from surgeline.clusters.commands import how_it_ended, in_its_own_words
 from surgeline.clusters.jobtext import common_arguments, load_jobqueue, worker_job
-from surgeline.clusters.settings import BatchSettings, Seconds
+from surgeline.clusters.settings import CommandSettings, Seconds
 from surgeline.errors import ClusterError
 from surgeline.work.resources import Resources
 
@@ -83,7 +83,7 @@ _MEANINGS = {
 _LIMITS = {"Assoc": "a limit of your account is reached", "QOS": "a limit of the QOS is reached"}
 
 
-class SlurmSettings(BatchSettings):
+class SlurmSettings(CommandSettings):
     """What Slurm's clusters have besides."""
 
     type: Literal["slurm"]

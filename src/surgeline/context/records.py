@@ -267,10 +267,13 @@ class Extension(Fact):
 class ImagePlan(Fact):
     """What to image and how: `arguments` are tclean's own.
 
-    With `threshold_sigma`, a cube is cleaned down to so many times the noise of its dirty image.
+    With `threshold_sigma`, a cube is cleaned down to so many times the noise of its dirty image. Of `visibilities` it
+    is known roughly how many there are, each correlation of each channel counted.
     """
 
     identity: ClassVar[tuple[str, ...]] = ("name",)
+    # 2: `visibilities`.
+    schema_version: ClassVar[int] = 2
 
     name: str
     vis: str
@@ -279,13 +282,19 @@ class ImagePlan(Fact):
     kind: Literal["cube", "continuum"]
     arguments: dict[str, Any]
     threshold_sigma: float | None = None
+    visibilities: int | None = None
     reasons: tuple[str, ...] = ()
 
 
 class Image(Fact):
-    """An image that was made, with its own statistics (Jy/beam, or as `unit` says)."""
+    """An image that was made, with its own statistics (Jy/beam, or as `unit` says).
+
+    `corrected`: for the primary beam.
+    """
 
     identity: ClassVar[tuple[str, ...]] = ("path",)
+    # 2: `corrected`; before, none was.
+    schema_version: ClassVar[int] = 2
 
     path: str
     stem: str
@@ -301,6 +310,7 @@ class Image(Fact):
     iterations: int = 0
     major_cycles: int = 0
     stop: str = ""
+    corrected: bool = False
 
 
 class Product(Fact):

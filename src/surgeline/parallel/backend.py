@@ -198,9 +198,11 @@ class Backends:
     def _open_batch(self, name: str) -> Backend:
         from surgeline.parallel.batchworkers import BatchWorkers
         from surgeline.parallel.podworkers import PodWorkers
+        from surgeline.parallel.poolworkers import PoolWorkers
 
         kind = self._configuration.settings.clusters[name].type
-        workers = (PodWorkers if kind == "kubernetes" else BatchWorkers)(
+        own: dict[str, type[BatchWorkers]] = {"kubernetes": PodWorkers, "prefect": PoolWorkers}
+        workers = own.get(kind, BatchWorkers)(
             self._configuration, name, self._folder, self._logs, self._lost, self._ask, self._tell
         )
         self.surging[name] = workers

@@ -112,6 +112,8 @@ class BatchWorkers(DaskBackend):
         self._spent = False
         self._hungry: dict[Resources, float] = {}
         self._absent: dict[str, float] = {}
+        # Whose workers died, and it is not known yet how.
+        self._investigated: list[Bundle] = []
         self._investigations = ThreadPoolExecutor(_INVESTIGATIONS, thread_name_prefix="investigation")
         self._fleet: Fleet | None = None
         self._note: CancelNote | None = None
@@ -198,6 +200,7 @@ class BatchWorkers(DaskBackend):
         """Say how workers will find their session."""
         settings = self._settings
         assert isinstance(settings, BatchSettings)
+        self.results_port = settings.port + 1 if settings.port else 0
         security = files = None
         if settings.tls:
             security, files = certificates.make(self._own_folder)
@@ -258,10 +261,7 @@ class BatchWorkers(DaskBackend):
         return ticket
 
     def _take(self, key: str, pending: Pending) -> list[str] | None:
-        if self._spent:
-            return None
-        seconds = self._seconds_of(pending)
-        return self._crew.take(key, pending.resources, seconds, pending.avoid) or None
+        return None if self._spent else super()._take(key, pending)
 
     def _seconds_of(self, pending: Pending) -> float | None:
         """How long a job is expected to run: as others of its name did, as learnt before, or as it says itself."""
@@ -280,6 +280,12 @@ class BatchWorkers(DaskBackend):
             pending.resources = pending.resources.model_copy(update={"memory": more})
             self._provide_class(pending.resources)
         return True
+
+    def _withdraw(self, named: set[str]) -> dict[str, Bundle]:
+        with self._lock:
+            for pending in (pending for bundle in self._investigated for pending in bundle.jobs):
+                pending.cancelled |= pending.ticket in named
+        return super()._withdraw(named)
 
     # The next three are called in the fleet's thread.
 
@@ -346,15 +352,18 @@ class BatchWorkers(DaskBackend):
         running: Counter[Resources] = Counter()
         seconds: dict[Resources, list[float]] = defaultdict(list)
         shortest: dict[Resources, float] = {}
-        for jobs in (self._waiting, self._leisure):
-            for pending in jobs:
-                waiting[pending.resources] += 1
-                expected = self._seconds_of(pending)
-                if expected is not None:
-                    seconds[pending.resources].append(expected)
-                shortest[pending.resources] = min(shortest.get(pending.resources, float("inf")), expected or 0.0)
+        # Those whose workers died will want one again: none is given up meanwhile that they could have.
+        lost = [pending for bundle in self._investigated for pending in bundle.jobs]
+        jobs = {pending.ticket: pending for pending in (*self._waiting, *self._leisure, *lost)}
+        for pending in jobs.values():
+            waiting[pending.resources] += 1
+            expected = self._seconds_of(pending)
+            if expected is not None:
+                seconds[pending.resources].append(expected)
+            shortest[pending.resources] = min(shortest.get(pending.resources, float("inf")), expected or 0.0)
         for bundle in self._sent.values():
-            running[bundle.jobs[0].resources] += 1
+            if bundle.jobs[0].ticket not in jobs:
+                running[bundle.jobs[0].resources] += 1
         demands = [
             Demand(asked, waiting[asked], running[asked], _mean_of_all(seconds[asked], waiting[asked]))
             for asked in waiting.keys() | running.keys()
@@ -453,9 +462,19 @@ class BatchWorkers(DaskBackend):
 
     def _bury(self, bundle: Bundle) -> None:
         self._discharge(bundle.place[0])
+        with self._lock:
+            self._investigated.append(bundle)
         self._investigations.submit(self._investigate, bundle)
 
     def _investigate(self, bundle: Bundle) -> None:
+        try:
+            self._find_out(bundle)
+        finally:
+            with self._lock:
+                self._investigated.remove(bundle)
+            self.fleet.consider()
+
+    def _find_out(self, bundle: Bundle) -> None:
         """Find out how a bundle's worker died, and have its jobs run again."""
         address = bundle.place[0]
         name = self._names.get(address, "")
@@ -465,12 +484,13 @@ class BatchWorkers(DaskBackend):
         told = told or self._told_death(address, 0.0)
         how, blamed = told or "its connection broke", True
         if berth is not None and berth.state != "running":
-            how = f"its {self.place} {identifier}: {berth.words}"
-            if berth.cause == "out of memory":
+            cause, words = berth.lost
+            how = f"its {self.place} {identifier}: {words}"
+            if cause == "out of memory":
                 how = f"{OUT_OF_MEMORY}: {how}"
-            elif told is not None and berth.cause in ("completed", "failed"):
+            elif told is not None and cause in ("completed", "failed"):
                 how = told
-            blamed = berth.cause not in _BLAMELESS
+            blamed = cause not in _BLAMELESS
         elif berth is not None and told is None:
             # A job that ends its worker, or its nanny, is told of: this is its machine, or the network.
             how, blamed = f"its connection broke, and nothing is heard of {berth.host or 'its machine'}", False

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from surgeline.errors import ClusterError, SurgelineError, WorkfolderError
+from surgeline.parallel.selecting import Holdings, SelectedRows
 from surgeline.paths import store_note, write_text
 from surgeline.work.arrival import Arrival, left_behind
-from surgeline.work.artifacts import Artifact, Digests, matching, referred, survey
+from surgeline.work.artifacts import Artifact, Digests, Item, matching, referred, survey
 from surgeline.work.datastore import DataStore
-from surgeline.work.fingerprint import Fingerprint
+from surgeline.work.fingerprint import Fingerprint, Fingerprints
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Failure, Outcome
 from surgeline.work.packs import Place, Traffic, fetch, send
@@ -40,9 +41,10 @@ class _Given:
     job: Job
     deliver: Deliver
     renaming: Renaming
-    # What it was sent with, and what of that matched its patterns.
+    # What it was sent with, what of that matched its patterns, and what that is of which it was sent some rows.
     sent: Mapping[str, Artifact] = field(default_factory=dict)
     found: frozenset[str] = frozenset()
+    whole: Mapping[str, Fingerprint] = field(default_factory=dict)
     ticket: str = ""
     cancelled: bool = False
 
@@ -100,10 +102,13 @@ class Bringing:
         self._folder = folder
         self._limit = limit
         self._reachable = tuple(reachable)
+        self._tell = tell or (lambda _: None)
         self._known = _Known()
+        self._fingerprints = Fingerprints()
+        self._rows = SelectedRows(folder, self._leave, self._tell)
+        self._holdings = Holdings()
         self._given: dict[str, _Given] = {}
         self._lock = threading.Lock()
-        self._tell = tell or (lambda _: None)
         for note in sorted(logs.glob(store_note(Path(), f"{_NAME}*").name)):
             if not _is_held(note):
                 _remove_leftovers(note, store, folder, self._tell)
@@ -210,19 +215,33 @@ class Bringing:
         declared = given.job.declared
         given.found = frozenset(map(given.renaming.there, matching(self._folder, declared.keeps)))
         wanted = [*map(given.renaming.there, (*declared.reads, *declared.changes)), *given.found]
+        # What it changes or keeps it has to find whole.
+        others = {*map(given.renaming.there, (*declared.changes, *declared.writes)), *given.found}
+        selects = {given.renaming.there(path): selection for path, selection in declared.selects.items() if selection}
+        selects = {name: selection for name, selection in selects.items() if name not in others}
+        whole: dict[str, Fingerprint] = {}
         artifacts: dict[str, Artifact] = {}
         while wanted:
             name = wanted.pop()
             if name in artifacts or Path(name).is_absolute():
                 continue
             path = self._path(given.renaming, name)
-            found = survey(path.parent, path.name, self._known.digests)
+            look = partial(survey, path.parent, path.name, self._known.digests)
+            if name in selects:
+                found = self._rows.of(path, look, selects[name], self._share_on_workers, given.withdrawn)
+                # Where a job finds some rows, it is told of as if it had found all.
+                whole[name] = replace(self._fingerprints.of(path), path=name)
+            else:
+                found = look()
             artifacts[name] = replace(found, name=name)
             wanted += [_beside(name, other) for other in referred(path.parent, found)]
-        given.sent = artifacts
+        given.sent, given.whole = artifacts, whole
         places = self._left_in_store(given.renaming, artifacts.values())
         renamed = given.renaming.job(given.job)
         return BroughtJob(renamed, renamed.declared, self._store, tuple(artifacts.values()), places, self._limit)
+
+    def _share_on_workers(self, artifact: Artifact) -> float:
+        return self._holdings.share(artifact, self._backend.workers)
 
     def _path(self, renaming: Renaming, name: str) -> Path:
         """Where something is here that the job names so."""
@@ -234,11 +253,15 @@ class Bringing:
         for artifact in artifacts:
             path = self._path(renaming, artifact.name)
             files.update({item.digest: (path / item.name, item) for item in artifact.files if item.size})
+        self._leave(files)
+        return {digest: self._known.places[digest] for digest in files}
+
+    def _leave(self, files: Mapping[str, tuple[Path, Item]]) -> None:
+        """Leave files in the store that are not there, by their digests."""
         missing = {digest: found for digest, found in files.items() if digest not in self._known.places}
         traffic = Traffic()
         self._known.places.update(send(self._store, missing, traffic))
         self._count(traffic)
-        return {digest: self._known.places[digest] for digest in files}
 
     def _receive(self, given: _Given, outcome: Outcome) -> None:
         # Not in the thread that collects what the workers give.
@@ -257,6 +280,7 @@ class Bringing:
             return outcome
         with self._lock:
             self.traffic_of_workers.add(outcome.traffic)
+        self._holdings.add(outcome.worker, (*given.sent.values(), *outcome.artifacts))
         changes: dict[str, Any] = {"call": str(given.job)}
         if outcome.ok and given.cancelled:
             changes |= {"value": None, "failure": Failure("cancelled", "it was cancelled")}
@@ -266,7 +290,7 @@ class Bringing:
             except (SurgelineError, OSError) as error:
                 message = f"what it made could not be taken back: {error}"
                 changes |= {"value": None, "failure": Failure(NOT_BROUGHT, message)}
-        return replace(_brought_home(outcome, given.renaming, str(self._folder.absolute())), **changes)
+        return replace(_brought_home(outcome, given, str(self._folder.absolute())), **changes)
 
     def _put_in_place(self, given: _Given, outcome: BroughtOutcome) -> None:
         made = {given.renaming.there(path) for path in given.job.declared.writes}
@@ -338,8 +362,9 @@ def _remove_leftovers(note: Path, store: DataStore, folder: Path, tell: Callable
     tell(f"what a session that was killed left in {old} is removed")
 
 
-def _brought_home(outcome: BroughtOutcome, renaming: Renaming, folder: str) -> Outcome:
+def _brought_home(outcome: BroughtOutcome, given: _Given, folder: str) -> Outcome:
     """An outcome with the paths in it as they are here, where the session's folder is."""
+    renaming = given.renaming
     rename = renaming.home(outcome.folder, folder)
 
     def text(said: str) -> str:
@@ -351,7 +376,7 @@ def _brought_home(outcome: BroughtOutcome, renaming: Renaming, folder: str) -> O
         failure=failure and Failure(failure.kind, text(failure.message), text(failure.traceback)),
         commands=tuple(map(text, outcome.commands)),
         log=tuple(map(text, outcome.log)),
-        inputs=_with_paths_back(outcome.inputs, renaming),
+        inputs=_with_paths_back((given.whole.get(found.path, found) for found in outcome.inputs), renaming),
         outputs=_with_paths_back(outcome.outputs, renaming),
     )
 

@@ -13,6 +13,8 @@ _MARGIN = 1.2
 _MARGIN_SECONDS = 2.0
 # With so much of its walltime left no other worker of its class would be better.
 _FRESH = 0.9
+# Of so many kinds of jobs it is remembered who had the last one.
+_MOST_REMEMBERED = 10_000
 
 
 @dataclass
@@ -57,6 +59,8 @@ class Crew:
 
     def __init__(self) -> None:
         self._workers: dict[str, Worker] = {}
+        # Which worker last had a job that is best run where the one before it was.
+        self._last: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -79,8 +83,18 @@ class Crew:
         """The workers that have nothing to do and may be given something."""
         return [worker for worker in self._workers.values() if worker.busy is None and not worker.leaving]
 
+    def last(self, near: str) -> Worker | None:
+        """The worker that had the last job of this name, if it is still there."""
+        return self._workers.get(self._last.get(near, ""))
+
     def take(
-        self, key: str, asked: Resources, seconds: float | None, avoid: Collection[str] = (), number: int = 1
+        self,
+        key: str,
+        asked: Resources,
+        seconds: float | None,
+        avoid: Collection[str] = (),
+        number: int = 1,
+        near: str = "",
     ) -> list[str]:
         """Give idle workers something to do: the smallest that fits, and others beside it when one is not enough.
 
@@ -90,6 +104,7 @@ class Crew:
             seconds: how long it is expected to take, where that is known.
             avoid: names of workers to be taken only if there are no others.
             number: how many are needed.
+            near: what they are given is best done where what was called the same was done last.
 
         Returns:
             Their addresses; none when there are not enough.
@@ -98,9 +113,16 @@ class Crew:
         if len(fit) < number:
             return []
         if number < len(fit):
-            fit.sort(key=lambda worker: (worker.name in avoid, *_size(worker.offers)))
+            last = self._last.get(near)
+            fit.sort(key=lambda worker: (worker.name in avoid, worker.address != last, *_size(worker.offers)))
         for worker in fit[:number]:
             worker.busy = key
+        if near:
+            # The latest ones stand last.
+            self._last.pop(near, None)
+            self._last[near] = fit[0].address
+            if len(self._last) > _MOST_REMEMBERED:
+                del self._last[next(iter(self._last))]
         return [worker.address for worker in fit[:number]]
 
     def give_back(self, addresses: Collection[str]) -> None:

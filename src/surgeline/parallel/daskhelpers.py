@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
 
 from surgeline.config import Configuration
 from surgeline.errors import ClusterError
@@ -19,8 +22,11 @@ from surgeline.parallel.crew import Crew, Worker
 from surgeline.parallel.dispatch import LOOK, OUT_OF_MEMORY, Bundle, Dispatcher, described_exit
 from surgeline.parallel.environment import without_mpi
 from surgeline.parallel.waiting import Pending
-from surgeline.work.outcome import Failure, Loss
+from surgeline.work.outcome import Failure, Loss, Outcome
 from surgeline.work.surroundings import Ask
+
+if TYPE_CHECKING:
+    from surgeline.parallel.othertasks import Attempt, OtherTasks
 
 # How long the news of how a worker died may take to follow the news that it did.
 _DEATH_NEWS_SECONDS = 3.0
@@ -38,6 +44,8 @@ class DaskBackend(Dispatcher):
     name = "dask"
     # Whether there is none yet when the backend is opened.
     workers_come_later = False
+    # Where results of others' tasks are kept for other workers; 0: at any port.
+    results_port = 0
 
     def __init__(
         self,
@@ -68,6 +76,7 @@ class DaskBackend(Dispatcher):
         self._ask = ask
         self._start_timeout = settings.dask.start_timeout
         self._crew = Crew()
+        self._others: OtherTasks | None = None
         self._nested = self._nested_settings(configuration)
         self._latest_nested = ""
         self._deaths: dict[str, str] = {}
@@ -136,6 +145,32 @@ class DaskBackend(Dispatcher):
             answer_on_scheduler(self._cluster.scheduler, ask)
         return Client(self._cluster, set_as_default=False)
 
+    def admit_others(self) -> Any:
+        """Take what others submit to Dask's scheduler for jobs; without this, Dask itself would give it to workers.
+
+        Their tasks wait in the same queue as jobs, and ask for workers by `dask.annotate(resources=…)`. Their results
+        are kept in this process.
+
+        Returns:
+            the cluster, for Dask's clients, of a scheduler that is in this process.
+
+        Raises:
+            ClusterError: results cannot be kept here.
+        """
+        from surgeline.parallel.othertasks import OtherTasks
+
+        others = OtherTasks(self._cluster, self._client.id, self.submit, self._withdraw, self._news.put)
+        try:
+            self._cluster.sync(others.open, self.results_port)
+        except OSError as error:
+            raise ClusterError(
+                f"results of tasks cannot be kept at {self._cluster.scheduler_address}, port {self.results_port}: "
+                f"{error}",
+                "give the cluster another port, of which the next one is free, too",
+            ) from error
+        self._others = others
+        return self._cluster
+
     @abstractmethod
     def _start_cluster(self) -> Any:
         """Start Dask's scheduler, and what workers are to be there from the first."""
@@ -176,6 +211,10 @@ class DaskBackend(Dispatcher):
         """What a worker has to offer for a job."""
         return pending.resources
 
+    def _seconds_of(self, pending: Pending) -> float | None:
+        """How long a job is expected to run, where that is known."""
+        return pending.seconds
+
     def cancel(self, tickets: Iterable[str]) -> None:
         """Stop jobs; a worker that runs one of them is replaced, since CASA cannot be interrupted."""
         stopped = self._withdraw(set(tickets))
@@ -191,6 +230,8 @@ class DaskBackend(Dispatcher):
     def close(self) -> None:
         """Stop the cluster. No process is left behind."""
         self._stop_collecting()
+        if self._others is not None:
+            self._cluster.sync(self._others.end)
         with suppress(TimeoutError, OSError):
             self._client.close(timeout=5)
         with suppress(TimeoutError, OSError):
@@ -199,12 +240,30 @@ class DaskBackend(Dispatcher):
 
     def _take(self, key: str, pending: Pending) -> list[str] | None:
         asked = self._asked(pending)
-        return self._crew.take(key, asked, pending.seconds, pending.avoid, self._places(pending)) or None
+        near = pending.job.declared.near
+        if self._about_to_be_idle(near):
+            return None
+        seconds = self._seconds_of(pending)
+        return self._crew.take(key, asked, seconds, pending.avoid, self._places(pending), near) or None
+
+    def _about_to_be_idle(self, near: str) -> bool:
+        """Whether the worker that had the last job of this name has ended what it has now, and is given back next."""
+        last = self._crew.last(near)
+        bundle = self._sent.get(last.busy) if last is not None and last.busy is not None else None
+        return bundle is not None and bundle.ended
 
     def _give_back(self, bundle: Bundle) -> None:
         self._crew.give_back(bundle.place)
 
+    def _next_bundle(self, head: Pending) -> list[Pending]:
+        if self._others is not None and self._others.stands_for(head.job):
+            return self._waiting.pop(head)
+        return super()._next_bundle(head)
+
     def _start(self, bundle: Bundle) -> None:
+        if self._others is not None and self._others.stands_for(bundle.jobs[0].job):
+            self._others.send(bundle)
+            return
         pickled = [pending.pickled for pending in bundle.jobs]
         mpi = bundle.jobs[0].job.declared.mpi
         # An MPI session that is idle there saves the next one's start.
@@ -256,7 +315,11 @@ class DaskBackend(Dispatcher):
         self.environments[message["environment_id"]] = message["environment"]
         self._latest_address[message["name"]] = message["worker"]
         self._names[message["worker"]] = str(message["name"])
+        # One that had its address before is another one.
+        with self._death_news:
+            self._deaths.pop(message["worker"], None)
         with self._lock:
+            self._departed.discard(message["worker"])
             self._crew.join(self._recruit(message))
         self._news.put(LOOK)
 
@@ -277,6 +340,9 @@ class DaskBackend(Dispatcher):
     def _receive(self, bundle: Bundle) -> None:
         from distributed import KilledWorker
 
+        if self._others is not None and self._others.stands_for(bundle.jobs[0].job):
+            self._receive_from_others(bundle, self._others)
+            return
         try:
             worker, results = self._gather(bundle)
         except KilledWorker:
@@ -288,7 +354,13 @@ class DaskBackend(Dispatcher):
             for pending in bundle.jobs:
                 if pending.cancelled:
                     self._deliver_failure(pending, Failure("cancelled", "it was cancelled"))
-            self._put_first([pending for pending in bundle.jobs if not pending.cancelled])
+            left = [pending for pending in bundle.jobs if not pending.cancelled]
+            if len(left) < len(bundle.jobs):
+                self._put_first(left)
+            else:
+                # The client was closed that waited for it.
+                self._lose_scheduler(bundle.handle.client)
+                self._after_death(left, bundle.place[0], "the scheduler of its cluster was lost", blamed=False)
         # Whatever else it is, it is these jobs' outcome.
         except Exception as error:  # noqa: BLE001
             for pending in bundle.jobs:
@@ -298,6 +370,39 @@ class DaskBackend(Dispatcher):
                 self._latest_nested = worker
             self._deliver_results(bundle, results)
         bundle.handle.release()
+
+    def _lose_scheduler(self, client: Any) -> None:
+        """What a client waits for is lost with its scheduler, which, where that is in this process, never is."""
+
+    def _receive_from_others(self, bundle: Bundle, others: OtherTasks) -> None:
+        """A task of others has ended; its result, or its exception, is theirs to fetch."""
+        attempt: Attempt = bundle.handle
+        # Where its worker's end was told first, its own is about to be.
+        attempt.over.wait()
+        (pending,) = bundle.jobs
+        if attempt.end == "lost":
+            self._bury(bundle)
+        elif attempt.end == "finished":
+            name, call = pending.job.declared.name, str(pending.job)
+            outcome = Outcome(name, call, started=attempt.started, ended=time.time())
+            self._deliver_result(pending, cloudpickle.dumps(outcome))
+        else:
+            self._deliver_failure(pending, Failure("cancelled", "it was cancelled"))
+            if attempt.end == "stopped" and not others.knows(attempt.key):
+                self._replace(bundle.place)
+
+    def _replace(self, addresses: Sequence[str]) -> None:
+        """Have workers replaced that run what nobody waits for any more, since CASA cannot be interrupted."""
+        with self._lock:
+            busy = [address for address in addresses if self._crew.leave(address)]
+
+        def restart() -> None:
+            # As the cluster closes, too.
+            with suppress(TimeoutError, KeyError, OSError, RuntimeError):
+                self._client.restart_workers(busy, timeout=30, raise_for_error=False)
+
+        if busy:
+            threading.Thread(target=restart, name="replace-workers", daemon=True).start()
 
     def _gather(self, bundle: Bundle) -> tuple[str, list[bytes]]:
         """Fetch what came of a bundle from its worker: its address, and the outcomes.

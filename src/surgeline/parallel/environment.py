@@ -91,6 +91,11 @@ def check_client() -> None:
     )
 
 
+def servers_here() -> int:
+    """How many of the MPI session's servers share this machine, its client's."""
+    return max(1, int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "2")) - 1)
+
+
 def clean_environment(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables without those that would make a child process a rank: `env` of a `subprocess`."""
     return {name: value for name, value in variables.items() if not _TELLS_A_RANK.fullmatch(name)}

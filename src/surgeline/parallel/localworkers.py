@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ from surgeline.parallel import workerpreload
 from surgeline.parallel.casampi_session import NestedSettings, nested_settings, servers_asked
 from surgeline.parallel.crew import Worker
 from surgeline.parallel.daskhelpers import DaskBackend
+from surgeline.parallel.dispatch import LOOK
+from surgeline.parallel.mainscript import keep_main_out_of_workers
 from surgeline.parallel.waiting import Pending
 from surgeline.work.outcome import Loss
 from surgeline.work.resources import Resources
@@ -24,6 +27,10 @@ from surgeline.work.surroundings import Ask
 
 # How long a nanny may take to replace a worker.
 _REPLACEMENT_SECONDS = 60.0
+# While there is none, how often it is seen whether one may come.
+_LOOK_SECONDS = 1.0
+# The states of a nanny that has no worker any more.
+_OVER = ("closed", "closing", "failed")
 _ANY_WORKER = Resources()
 
 
@@ -42,11 +49,14 @@ class LocalWorkers(DaskBackend):
         self._plan = local.plan(configuration, cluster_name)
         self.workers = self._plan.workers
         self._scratch = tempfile.TemporaryDirectory(prefix="surgeline-", ignore_cleanup_errors=True)
+        self._looking = threading.Event()
         super().__init__(configuration, cluster_name, folder, logs, lost, ask)
 
     def close(self) -> None:
         """Stop the cluster. A process that does not end by itself is killed; none is left behind."""
-        workers = [child for child in psutil.Process().children(recursive=True) if _is_worker(child)]
+        # Only its own: other sessions of this process have theirs, and whoever opened this may have children, too.
+        own = {nanny.pid for nanny in self._cluster.workers.values()}
+        workers = [child for child in psutil.Process().children() if child.pid in own]
         super().close()
         _, alive = psutil.wait_procs(workers, timeout=2)
         for child in alive:
@@ -56,6 +66,7 @@ class LocalWorkers(DaskBackend):
     def _start_cluster(self) -> Any:
         from surgeline.parallel.workerprocess import TellingNanny
 
+        keep_main_out_of_workers()
         return local.start(self._plan, TellingNanny, Path(self._scratch.name), [workerpreload.__name__])
 
     def _await_workers(self, configuration: Configuration, cluster_name: str, logs: Path) -> None:
@@ -72,6 +83,24 @@ class LocalWorkers(DaskBackend):
         with self._lock:
             for address in there.keys() - self._departed:
                 self._crew.join(self._recruit({"worker": address, "name": there[address]["name"]}))
+
+    def _hopeless(self) -> str | None:
+        """Whether all workers have ended so that Dask starts none again, as when one cannot read what it is sent."""
+        if len(self._crew) or not (self._waiting or self._leisure):
+            return None
+        if all(nanny.status.name in _OVER for nanny in self._cluster.workers.values()):
+            return "all workers have ended, and none is started again; their output is in the folder of logs"
+        if not self._looking.is_set():
+            # Those that are ending, or being replaced.
+            self._looking.set()
+            again = threading.Timer(_LOOK_SECONDS, self._look_again)
+            again.daemon = True
+            again.start()
+        return None
+
+    def _look_again(self) -> None:
+        self._looking.clear()
+        self._news.put(LOOK)
 
     def _clean_up(self) -> None:
         self._scratch.cleanup()
@@ -100,10 +129,3 @@ class LocalWorkers(DaskBackend):
         with suppress(TimeoutError):
             self._client.wait_for_workers(self.workers, timeout=_REPLACEMENT_SECONDS)
         return super()._run_everywhere(pickled)
-
-
-def _is_worker(child: psutil.Process) -> bool:
-    """Whether a child process is one of Dask's, rather than something that the caller started."""
-    with suppress(psutil.Error):
-        return "spawn_main" in " ".join(child.cmdline())
-    return False

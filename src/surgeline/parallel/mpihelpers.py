@@ -17,6 +17,7 @@ from surgeline.config import Configuration
 from surgeline.errors import ClusterError
 from surgeline.parallel.casampi_session import NestedSessions, nested_settings
 from surgeline.parallel.dispatch import LOOK, WORKER_DIED, Bundle, Dispatcher
+from surgeline.parallel.environment import servers_here
 from surgeline.parallel.mpinotes import tell_running
 from surgeline.parallel.mpiserver import SetUp
 from surgeline.parallel.servers import Servers, client_introduction
@@ -81,7 +82,7 @@ class MpiBackend(Dispatcher):
             mpi_notes(logs),
             dict(settings.casaconfig),
             settings.worker.threads,
-            local.memory_of_each(configuration, _servers_here()),
+            local.memory_of_each(configuration, servers_here()),
             ask is not None,
             host,
             number,
@@ -272,8 +273,3 @@ def _names(bundle: Bundle) -> str:
 
 def _is_parallel_continuum(job: Job) -> bool:
     return isinstance(job, JobRequest) and job.task == "tclean" and job.arguments.get("specmode", "mfs") == "mfs"
-
-
-def _servers_here() -> int:
-    """How many of the servers share this machine, the client's."""
-    return max(1, int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "2")) - 1)

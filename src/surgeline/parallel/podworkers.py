@@ -98,16 +98,23 @@ class PodWorkers(BatchWorkers):
     def _watch_scheduler(self) -> None:
         """See to it that there is a scheduler, as long as the session lasts."""
         while not self._stopping.wait(_LOOK_SECONDS):
-            if self._client.status != "running":
+            if self._client.status != "running" or self._client is self._lost_client:
                 self._replace_scheduler()
 
-    def _replace_scheduler(self) -> None:
-        self._tell(f"the scheduler of cluster {self.cluster!r} is gone: what ran there runs again when it is back")
-        before = self._lost_client = self._client
+    def _lose_scheduler(self, client: Any) -> None:
+        # Whoever notices first: nothing more is sent to workers that are lost with it.
+        if client is not self._client:
+            return
+        self._lost_client = client
         with self._lock:
             gone = [worker.address for worker in self._crew]
         for address in gone:
             self._discharge(address)
+
+    def _replace_scheduler(self) -> None:
+        self._tell(f"the scheduler of cluster {self.cluster!r} is gone: what ran there runs again when it is back")
+        before = self._client
+        self._lose_scheduler(before)
         with suppress(Exception):
             before.close(timeout=1)
         while not self._stopping.is_set():

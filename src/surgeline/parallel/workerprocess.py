@@ -26,6 +26,7 @@ from distributed.utils import sync
 from surgeline.parallel.casampi_session import NestedSessions, NestedSettings
 from surgeline.parallel.environment import without_mpi
 from surgeline.parallel.mpiserver import SetUp
+from surgeline.parallel.othertasks import ResultKeeper
 from surgeline.paths import casa_log, safe_name
 from surgeline.work.casaprocess import CasaProcess
 from surgeline.work.environment import memory_kills
@@ -97,6 +98,8 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
 
     def setup(self, worker: Worker) -> None:
         """Called by Dask in each worker process before it is given a job, and in each that replaces one."""
+        if isinstance(worker, ResultKeeper):
+            return
         output = os.dup(2)
         try:
             self._set_up(worker)
@@ -166,6 +169,8 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
 
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the worker is to end: at once, since CASA takes a second to unload itself."""
+        if isinstance(worker, ResultKeeper):
+            return
         self.nested.close(kill=True)
         if self.scratch is not None:
             self.scratch.remove()

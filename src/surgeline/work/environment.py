@@ -254,6 +254,13 @@ def numbers_of_ad(path: Path, *names: str) -> dict[str, int]:
     return {name: int(number) for name, number in found}
 
 
+def gpus_here(variables: Mapping[str, str], root: Path) -> list[str]:
+    """The devices of the GPUs that programs may use; CUDA_VISIBLE_DEVICES may hide all of them."""
+    if variables.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+        return []
+    return sorted(str(device) for device in (root / "dev").glob("nvidia[0-9]*"))
+
+
 def _gpus(variables: Mapping[str, str], root: Path) -> dict[str, Any]:
     """The GPUs that nvidia-smi lists, which CUDA_VISIBLE_DEVICES may hide from programs."""
     found: dict[str, Any] = {"devices": []}

@@ -4,6 +4,14 @@ Jobs of one kind (a task, or a function) in one stage are taken to be alike. The
 memory of any, with a margin, and the time within which nine in ten ended; this in proportion to the size of what a
 job reads, where that is more than was seen. Memory is not: CASA goes through its data in pieces. Sizes are those that
 jobs' outcomes tell, so that no file is looked at.
+
+A job that comes with an estimate of its time takes that in proportion to what its like took of theirs.
+
+A job that comes with an estimate of its memory, as imaging jobs do, is compared with those of its kind and stage that
+were estimated at half as much or more. If one of them took more than its estimate, so much is added: what estimates
+leave out, such as buffers for visibilities, and what a worker has not given back of an earlier job, do not grow with
+the image. If all took less, the estimate is lowered in proportion, as the one that came nearest to its own shows,
+with a margin. It is never less than what smaller ones took. Its time grows with the estimate, too.
 """
 
 from __future__ import annotations
@@ -24,8 +32,11 @@ from surgeline.work.fingerprint import Fingerprint
 from surgeline.work.jobs import FunctionCall, Job, JobRequest, PipelineTask
 from surgeline.work.outcome import Outcome
 
-# A job may take somewhat more than any of its like did.
+# A job may take somewhat more than any of its like did; less so where their sizes are compared.
 _MEMORY_MARGIN = 1.5
+_MARGIN_OF_ESTIMATE = 1.2
+# How large another job has been, by its estimate, to be compared with.
+_ALIKE = 0.5
 _SHARE_WITHIN_TIME = 0.9
 # How many of the most recent jobs of a kind count, how many sessions for a stage's width, and how many kinds of jobs
 # and stages are kept.
@@ -45,12 +56,17 @@ class _Record(BaseModel):
 
 
 class _Took(_Record):
-    """What one job took: when it ended (Unix time), bytes of memory (0: not known), seconds, bytes that it read."""
+    """What one job took: when it ended (Unix time), bytes of memory (0: not known), seconds, bytes that it read.
+
+    `estimated` is how much memory it was estimated to take before it was known, `expected` how long (0: it was not).
+    """
 
     ended: float
     memory: NonNegativeInt
     seconds: NonNegativeFloat
     read: NonNegativeInt
+    estimated: NonNegativeInt = 0
+    expected: NonNegativeFloat = 0.0
 
 
 class _Width(_Record):
@@ -113,6 +129,8 @@ class Estimates:
                 memory=outcome.peak_memory,
                 seconds=max(outcome.ended - outcome.started, 0.0),
                 read=_size(outcome.inputs),
+                estimated=job.declared.memory or 0,
+                expected=job.declared.estimated_seconds or 0.0,
             )
             recent = self._took.setdefault((stage, kind_of(job)), {})
             recent[took.ended] = took
@@ -121,23 +139,25 @@ class Estimates:
     def resources(self, stage: str, job: Job) -> tuple[int | None, float | None]:
         """The memory (bytes) and the time (seconds) that a job is expected to take.
 
-        None for what is not known of its like, and for what the job itself says.
+        None for what is not known of it or of its like, and for what the job itself asks for.
         """
         with self._lock:
             recent = list(self._took.get((stage, kind_of(job)), {}).values())
             paths = {*job.declared.reads, *job.declared.changes}
             size = sum(self._sizes.get(path, 0) for path in paths)
-        if not recent:
-            return None, None
-        largest = max(took.read for took in recent)
-        growth = max(size / largest, 1.0) if largest else 1.0
-        memory = max(took.memory for took in recent)
-        seconds = _within(recent)
         declared = job.declared
-        return (
-            int(_MEMORY_MARGIN * memory) if memory and declared.resources.memory is None else None,
-            growth * seconds if declared.seconds is None else None,
+        memory = _memory(recent, declared.memory) if declared.resources.memory is None else None
+        if declared.seconds is not None:
+            return memory, None
+        if declared.estimated_seconds is not None:
+            return memory, _seconds(recent, declared.estimated_seconds)
+        if not recent:
+            return memory, None
+        growth = max(
+            _growth(size, (took.read for took in recent)),
+            _growth(declared.memory or 0, (took.estimated for took in recent)),
         )
+        return memory, growth * _within(recent)
 
     def of_stage(self, stage: str) -> tuple[int | None, float | None]:
         """The memory (bytes) and the time (seconds) that jobs of a stage are expected to take, before it has any.
@@ -222,9 +242,40 @@ def kind_of(job: Job) -> str:
     return f"{called.__module__}.{called.__qualname__}"
 
 
+def _memory(recent: Sequence[_Took], estimate: int | None) -> int | None:
+    """What a job is expected to take, by its like and by its own estimate."""
+    most = max((took.memory for took in recent), default=0)
+    if estimate is None:
+        return int(_MEMORY_MARGIN * most) or None
+    alike = [took for took in recent if took.memory and took.estimated >= _ALIKE * estimate]
+    least = max((took.memory for took in recent if 0 < took.estimated <= estimate), default=0)
+    if not alike:
+        return max(estimate, least)
+    beyond = max(took.memory - took.estimated for took in alike)
+    share = max(took.memory / took.estimated for took in alike)
+    return max(estimate + beyond if beyond > 0 else min(int(_MARGIN_OF_ESTIMATE * share * estimate), estimate), least)
+
+
+def _seconds(recent: Sequence[_Took], estimate: float) -> float:
+    """How long a job is expected to take, by its own estimate and by how near those of its like came."""
+    shares = sorted(took.seconds / took.expected for took in recent if took.expected)
+    return estimate * (_most(shares) if shares else 1.0)
+
+
+def _growth(size: int, seen: Iterable[int]) -> float:
+    """How many times as large as all that was seen something is; 1 where it is no larger, or nothing is known."""
+    largest = max(seen)
+    return max(size / largest, 1.0) if largest else 1.0
+
+
 def _within(recent: Sequence[_Took]) -> float:
     """The seconds within which most jobs of a kind ended."""
-    return sorted(took.seconds for took in recent)[math.ceil(_SHARE_WITHIN_TIME * len(recent)) - 1]
+    return _most(sorted(took.seconds for took in recent))
+
+
+def _most(rising: Sequence[float]) -> float:
+    """What most of some numbers do not exceed."""
+    return rising[math.ceil(_SHARE_WITHIN_TIME * len(rising)) - 1]
 
 
 def _size(fingerprints: Iterable[Fingerprint]) -> int:

@@ -17,6 +17,7 @@ import psutil
 
 from surgeline.errors import DataError
 from surgeline.work.casaprocess import current_log_file, log_size, read_log
+from surgeline.work.epochs import forget_epochs
 from surgeline.work.fingerprint import Fingerprint, Fingerprints
 from surgeline.work.jobs import Job, JobRequest
 from surgeline.work.locks import wait_until_unlocked
@@ -43,6 +44,7 @@ def execute(job: Job, surroundings: Surroundings) -> Outcome:
     outputs: tuple[Fingerprint, ...] = ()
     fingerprints = surroundings.fingerprints
     try:
+        forget_epochs()
         _make_ready(job)
         inputs = _taken((*job.declared.reads, *job.declared.changes), fingerprints)
         try:

@@ -11,7 +11,9 @@ from typing import Any, Self
 
 from surgeline.errors import BadInput
 from surgeline.work.casasignature import signature
+from surgeline.work.ownfolder import own_folder
 from surgeline.work.resources import Resources
+from surgeline.work.selection import Selection, selections
 
 # Arguments that name files which tasks read; `vis` and written ones are told apart below.
 _READ_ARGUMENTS = ("caltable", "gaintable", "imagename", "fitsfile", "fitsimage", "asdm")
@@ -53,8 +55,15 @@ class Declaration:
         changes: files that it changes in place.
         keeps: names and patterns (`images/a.*`) of what it may find and may leave without more being said of it: what
             one job leaves for the next, further products of an image, saved flags.
+        selects: of which MSs among `reads` it reads only some rows. Where it has to be brought its files it may find
+            no others.
         overwrite: remove what there is of `writes` before the job runs, as left by an interrupted attempt.
         seconds: how long it is expected to run; None where that is not known.
+        memory: how many bytes it is estimated to take; None where that is not known. What its like took puts this
+            right in time; where `resources` name an amount, that holds.
+        estimated_seconds: how long it is estimated to run; the same holds of it, and `seconds` count for more.
+        near: a name for what workers keep in memory for the next of such jobs: a job goes to the worker that had the
+            last one of the same name, if that is idle.
         mpi: run it in the client process of an MPI session, which has a server for each of the job's cores.
     """
 
@@ -64,9 +73,13 @@ class Declaration:
     writes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
+    selects: Mapping[str, Selection] = field(default_factory=dict)
     overwrite: bool = False
     mpi: bool = False
     seconds: float | None = None
+    memory: int | None = None
+    estimated_seconds: float | None = None
+    near: str = ""
 
 
 # A job that is made without a declaration derives its own.
@@ -99,9 +112,13 @@ class Job:
         writes: Iterable[str] | None = None,
         changes: Iterable[str] | None = None,
         keeps: Iterable[str] | None = None,
+        selects: Mapping[str, Selection] | None = None,
         overwrite: bool | None = None,
         mpi: bool | None = None,
         seconds: float | None = None,
+        memory: int | None = None,
+        estimated_seconds: float | None = None,
+        near: str | None = None,
     ) -> Self:
         """A copy of the job that says more of what it needs."""
         old = self.declared
@@ -112,9 +129,13 @@ class Job:
             writes=old.writes if writes is None else tuple(writes),
             changes=old.changes if changes is None else tuple(changes),
             keeps=old.keeps if keeps is None else tuple(keeps),
+            selects=old.selects if selects is None else dict(selects),
             overwrite=old.overwrite if overwrite is None else overwrite,
             mpi=old.mpi if mpi is None else mpi,
             seconds=old.seconds if seconds is None else seconds,
+            memory=old.memory if memory is None else memory,
+            estimated_seconds=old.estimated_seconds if estimated_seconds is None else estimated_seconds,
+            near=old.near if near is None else near,
         )
         declaring = copy(self)
         object.__setattr__(declaring, "declared", declared)
@@ -192,7 +213,14 @@ class JobRequest(Job):
             return Declaration(
                 self.task, reads=reads, writes=named((written,)), changes=vis, keeps=tuple(flags), mpi=mpi
             )
-        return Declaration(self.task, reads=reads + vis, writes=named((written,)), keeps=tuple(flags), mpi=mpi)
+        return Declaration(
+            self.task,
+            reads=reads + vis,
+            writes=named((written,)),
+            keeps=tuple(flags),
+            selects=selections(self.task, self.arguments),
+            mpi=mpi,
+        )
 
     def _saves_flags(self) -> bool:
         """Whether the task saves flags, or works with saved ones."""
@@ -204,7 +232,11 @@ class JobRequest(Job):
         return (self.task, sorted(self.arguments.items()))
 
     def run(self) -> Any:
-        return getattr(import_module("casatasks"), self.task)(**self.arguments)
+        task = getattr(import_module("casatasks"), self.task)
+        if self.task != "tclean":
+            return task(**self.arguments)
+        with own_folder(self.arguments.get("imagename", "")):
+            return task(**self.arguments)
 
     def command(self) -> str:
         """The call in full, as a script can make it."""

@@ -85,6 +85,7 @@ class Renaming:
             writes=map(self.there, declared.writes),
             changes=map(self.there, declared.changes),
             keeps=map(self.there, declared.keeps),
+            selects={self.there(path): selection for path, selection in declared.selects.items()},
         )
 
 

@@ -11,6 +11,7 @@ from surgeline.config import Configuration
 from surgeline.parallel.backend import choose
 from surgeline.parallel.foresight import NOTHING_MORE, Foreseen
 from surgeline.work.estimates import Estimates
+from surgeline.workflow.asking import before_there_are_any
 from surgeline.workflow.recipe import StageRequest, cluster_of
 
 
@@ -40,14 +41,7 @@ def what_comes(
         if request in at_work:
             found[name] = replace(known, at_work=True)
         else:
-            found[name] = replace(known, ahead=(*known.ahead, _before_there_are_any(request, recipe, estimates)))
+            asked, seconds = before_there_are_any(request, estimates)
+            ahead_of_it = Ahead(asked, estimates.width(recipe, request.name), seconds)
+            found[name] = replace(known, ahead=(*known.ahead, ahead_of_it))
     return found
-
-
-def _before_there_are_any(request: StageRequest, recipe: str, estimates: Estimates) -> Ahead:
-    """What is known of a stage's jobs."""
-    memory, seconds = estimates.of_stage(request.name)
-    asked = request.resources
-    if asked.memory is None and memory is not None:
-        asked = asked.model_copy(update={"memory": memory})
-    return Ahead(asked, estimates.width(recipe, request.name), seconds)

@@ -25,7 +25,7 @@ from surgeline.clusters.surge import smallest_first
 from surgeline.config import Configuration
 from surgeline.context.records import Fact, Observation
 from surgeline.context.store import Context
-from surgeline.errors import DataError
+from surgeline.errors import DataError, JobFailed
 from surgeline.parallel.backend import choose
 from surgeline.parallel.batchworkers import WORKER_MODULE
 from surgeline.paths import SessionPaths, queue_folder
@@ -37,7 +37,8 @@ from surgeline.work.estimates import Estimates, default_file
 from surgeline.work.jobs import FunctionCall, Job
 from surgeline.work.procedure import Aside, Everywhere, Procedure, Together
 from surgeline.work.resources import Resources
-from surgeline.workflow.asking import declared
+from surgeline.workflow.asking import before_there_are_any, declared, gpus_of_workers, memory_of_workers
+from surgeline.workflow.checking import check_memory
 from surgeline.workflow.graph import needs
 from surgeline.workflow.known import find_stale, open_context
 from surgeline.workflow.recipe import Recipe, StageRequest, cluster_of
@@ -81,7 +82,8 @@ def plan_session(
     """
     waits = needs(recipe)
     paths = SessionPaths(workdir.absolute())
-    queues = Queues(configuration, Estimates(default_file(os.environ)))
+    estimates = Estimates(default_file(os.environ))
+    queues = Queues(configuration, estimates)
     context = _known_so_far(paths, configuration)
     stale = find_stale(context, recipe, waits, force, start_from)
     withdrawn = [commit.version for commit in context.log() if commit.stage in stale and commit.withdrawn_by is None]
@@ -110,8 +112,10 @@ def plan_session(
                 lines.append("    (depends on what the import finds)")
             continue
         jobs, facts, complete = _foretell(request, recipe, context, configuration)
+        jobs = [declared(request, job, estimates) for job in jobs]
         lines += [f"{name}{after}: {where(request, configuration, queues, jobs)}", *again]
-        lines += [f"    {job.declared.name}    {job}" for job in jobs]
+        lines += [f"    {job.declared.name}{_expected(job)}    {job}" for job in jobs]
+        lines += _refusal(request, configuration, jobs)
         if facts is not None:
             context.commit(name, facts)
         if not complete or uncertain.intersection(before):
@@ -141,14 +145,19 @@ class Queues:
             ConfigError: the cluster's settings are wrong.
         """
         settings = settings_of(self._configuration, name)
-        asked = [declared(request, job, self._estimates).declared.resources for job in jobs] or [request.resources]
+        asked = self.asked(request, jobs)
         of_class: dict[str, list[Resources]] = {}
-        for resources in dict.fromkeys(asked):
+        for resources in asked:
             of_class.setdefault(self._class_for(resources, name).name, []).append(resources)
         told = "; ".join(self._told(self._used[name][kind], settings.maximum, of_class[kind]) for kind in of_class)
         late = f" after {settings.queue_deadline} s in the queue" if settings.queue_deadline else ""
         elsewhere = f"; without any{late}, on cluster {settings.otherwise!r}" if settings.otherwise else ""
         return f"on cluster {name!r} of type {settings.type}: {told}{elsewhere}"
+
+    def asked(self, request: StageRequest, jobs: Sequence[Job]) -> list[Resources]:
+        """What a stage's jobs ask for, each amount once; what earlier ones took, where none is known yet."""
+        of_jobs = [job.declared.resources for job in jobs]
+        return list(dict.fromkeys(of_jobs or [before_there_are_any(request, self._estimates)[0]]))
 
     def texts(self, paths: SessionPaths) -> Iterator[str]:
         """The lines of what would be submitted for a worker of each class that is used.
@@ -178,8 +187,7 @@ class Queues:
     def _told(worker_class: WorkerClass, maximum: int, asked: Iterable[Resources]) -> str:
         kind = "made to measure" if worker_class.name.startswith("measured-") else f"of class {worker_class.name!r}"
         most = min(worker_class.maximum, maximum)
-        jobs = " or ".join(map(str, asked))
-        return f"workers {kind} ({worker_class.offers}), at most {most}, for {jobs} a job"
+        return f"workers {kind} ({worker_class.offers}), at most {most}, for {_amounts(asked)} a job"
 
 
 def contact_to_be(configuration: Configuration, name: str, paths: SessionPaths) -> Contact:
@@ -224,7 +232,38 @@ def where(request: StageRequest, configuration: Configuration, queues: Queues, j
         place = f"on cluster {name!r}: {local.plan(configuration, name)}"
     else:
         place = f"on cluster {name!r} of type {settings.clusters[name].type}"
-    return f"{place}; {request.resources} a job"
+    return f"{place}; {_amounts(queues.asked(request, jobs))} a job"
+
+
+def _amounts(asked: Iterable[Resources]) -> str:
+    """What jobs ask for, in words: of amounts that differ in memory only, the least and the most."""
+    alike: dict[Resources, list[int]] = {}
+    for resources in asked:
+        memory = alike.setdefault(resources.model_copy(update={"memory": None}), [])
+        memory += [resources.memory] if resources.memory else []
+    told = []
+    for rest, memory in alike.items():
+        least = rest.model_copy(update={"memory": min(memory, default=None)})
+        most = f" (up to {max(memory) / 1e9:.3g} GB)" if len(memory) > 1 else ""
+        told.append(f"{least}{most}")
+    return " or ".join(told)
+
+
+def _expected(job: Job) -> str:
+    """What a job is expected to take, where it is known."""
+    memory, seconds = job.declared.resources.memory, job.declared.seconds
+    told = [f"{memory / 1e9:.3g} GB"] if memory else []
+    told += [f"{seconds:.0f} s"] if seconds else []
+    return f"    {', '.join(told)}" if told else ""
+
+
+def _refusal(request: StageRequest, configuration: Configuration, jobs: Sequence[Job]) -> list[str]:
+    """That the stage would be refused, if it would be."""
+    try:
+        check_memory(request, jobs, configuration, _choice(request, configuration)[0])
+    except JobFailed as refused:
+        return [f"    would not run: {refused.message}", f"    {refused.way_out}"]
+    return []
 
 
 def _choice(request: StageRequest, configuration: Configuration) -> tuple[str, str]:
@@ -252,7 +291,9 @@ def _foretell(
 ) -> tuple[list[Job], list[Fact] | None, bool]:
     """The jobs of a stage, its facts when no job has to run for them, and whether these are all its jobs."""
     workers = _workers(request, configuration)
-    stage = Stage(request.name, recipe.vis, context.at(), workers, recipe.name)
+    memory = memory_of_workers(request, configuration, _choice(request, configuration)[0])
+    gpus = gpus_of_workers(request, configuration, _choice(request, configuration)[0])
+    stage = Stage(request.name, recipe.vis, context.at(), workers, recipe.name, memory=memory, gpus=gpus)
     parameters = request.definition.parameters.model_validate(request.arguments)
     jobs: list[Job] = []
     try:

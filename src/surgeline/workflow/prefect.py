@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextvars
 import json
-import logging
 import os
 import re
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +15,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from surgeline.clusters.prefectapi import import_quietly
 from surgeline.config import PrefectSettings
 from surgeline.errors import ClusterError, ConfigError, Interrupted, SurgelineError
 from surgeline.paths import SessionPaths, write_text
@@ -94,7 +93,7 @@ class PrefectDriver(Driver):
         Raises:
             ClusterError: Prefect's server cannot be reached, or started.
         """
-        _import_quietly()
+        import_quietly()
         from prefect.context import FlowRunContext
 
         around = FlowRunContext.get()
@@ -308,20 +307,6 @@ class PrefectDriver(Driver):
                     self._tell("the session is cancelled in Prefect")
                     self._stop()
                     return
-
-
-def _import_quietly() -> None:
-    """Import Prefect; unless somebody has done so, without a word on the terminal, or to anybody else."""
-    if "prefect" in sys.modules:
-        return
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    root = logging.getLogger()
-    before = list(root.handlers)
-    import prefect.main  # noqa: F401
-
-    # Progress is shown by the session itself, and that Prefect could not be told something, too.
-    root.handlers = before
-    logging.getLogger("prefect._internal").setLevel(logging.CRITICAL + 1)
 
 
 def _reach_without_proxy(host: str) -> None:

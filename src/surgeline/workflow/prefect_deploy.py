@@ -1,4 +1,4 @@
-"""Registers a session with Prefect, to be run as a Job of a work pool on Kubernetes."""
+"""Registers a session, or a stage of it, with Prefect, to be run as a Job of a work pool on Kubernetes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from surgeline.clusters.batch import WorkerClass, settings_of, worker_classes
 from surgeline.clusters.kubernetes import KubernetesSettings
 from surgeline.config import Configuration
 from surgeline.errors import BadInput, ClusterError, nearest
+from surgeline.workflow.checking import check_can_run_alone
+from surgeline.workflow.graph import needs
 from surgeline.workflow.prefect import check_installed
 from surgeline.workflow.recipe import Recipe
 from surgeline.workflow.worktemplate import base_job_template
@@ -55,6 +57,7 @@ def deploy(
     worker_class: WorkerClass,
     namespace: str | None,
     pool: str,
+    stage: str | None = None,
 ) -> str:
     """Register a deployment, and make its work pool if there is none of that name.
 
@@ -66,14 +69,19 @@ def deploy(
         settings: as for `--set`.
         worker_class, namespace: see `place_of`.
         pool: the work pool's name.
+        stage: the one stage to be run, of which all that it needs has to have finished by then; None: all.
 
     Returns:
         the deployment's name, as `prefect deployment run` takes it.
 
     Raises:
+        RecipeError: the recipe has no such stage.
         ConfigError: Prefect is not installed.
         ClusterError: its server does not answer, or is none that pods could reach.
     """
+    waits = needs(recipe)
+    if stage is not None:
+        check_can_run_alone(stage, waits, waits)
     check_installed()
     import httpx
     from prefect.client.orchestration import get_client
@@ -87,17 +95,19 @@ def deploy(
     from surgeline.workflow.prefect_flow import ENTRYPOINT, session
 
     offers = worker_class.offers
+    name = recipe.name if stage is None else f"{recipe.name}.{stage}"
     with get_client(sync_client=True) as client:
         try:
             _make_pool(client, pool, worker_class, namespace)
             client.create_deployment(
                 flow_id=client.create_flow(session),
-                name=recipe.name,
+                name=name,
                 entrypoint=ENTRYPOINT,
                 parameters={
                     "recipe": yaml.safe_load(recipe.to_yaml()),
                     "workdir": str(workdir),
                     "settings": list(settings),
+                    "stage": stage,
                 },
                 work_pool_name=pool,
                 tags=["surgeline"],
@@ -112,7 +122,7 @@ def deploy(
                 f"Prefect's server at {PREFECT_API_URL.value()} did not take the deployment: {error}",
                 "see whether it runs: prefect version; and PREFECT_API_URL",
             ) from error
-    return f"{session.name}/{recipe.name}"
+    return f"{session.name}/{name}"
 
 
 def _make_pool(client: SyncPrefectClient, name: str, worker_class: WorkerClass, namespace: str | None) -> None:

@@ -30,7 +30,7 @@ from surgeline.errors import (
     SurgelineError,
     WorkfolderError,
 )
-from surgeline.parallel.backend import Backends
+from surgeline.parallel.backend import Backends, choose
 from surgeline.parallel.environment import Role, role
 from surgeline.parallel.foresight import Foreseen
 from surgeline.paths import SessionPaths, write_text
@@ -39,13 +39,14 @@ from surgeline.stages.stage import Stage
 from surgeline.work.estimates import Estimates, default_file
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Loss, Outcome
+from surgeline.work.ownfolder import remove_left
 from surgeline.work.procedure import Procedure, drive
 from surgeline.work.surroundings import Answer, FactQuery
 from surgeline.work.taskqueue import Backend, TaskQueue
 from surgeline.workflow import recipe as recipes
-from surgeline.workflow.asking import declared
+from surgeline.workflow.asking import declared, gpus_of_workers, memory_of_workers
 from surgeline.workflow.cancelling import cancel_leftovers
-from surgeline.workflow.checking import check_resources
+from surgeline.workflow.checking import check_can_run_alone, check_memory, check_resources
 from surgeline.workflow.driver import Driver, run_stages
 from surgeline.workflow.graph import needs
 from surgeline.workflow.keeping import (
@@ -83,8 +84,17 @@ class Session:
         observer: Observer | None = None,
         force: Sequence[str] = (),
         start_from: str | None = None,
+        only: str | None = None,
     ) -> None:
         """Check everything that can be checked before anything starts, and take the working folder.
+
+        Args:
+            recipe: what is to be run.
+            workdir: the working folder.
+            configuration: that of the working folder unless given.
+            observer: told of what happens.
+            force, start_from: stages to run again by name, and the first of them.
+            only: the one stage to run now, of which all that it needs has finished.
 
         Raises:
             SurgelineError: the recipe, an observation or the working folder is wrong; says what to do.
@@ -113,6 +123,8 @@ class Session:
         try:
             self._stale = find_stale(self.context, recipe, self._needs, force, start_from)
             check_can_be_undone(self.paths, self.context.log(), self._stale)
+            if only is not None:
+                check_can_run_alone(only, self._needs, set(self.context.stages()) - set(self._stale))
             with self._writing():
                 write_text(self.paths.recipe, recipe.to_yaml())
         except BaseException:
@@ -121,6 +133,7 @@ class Session:
             raise
         names = {request.name for request in recipe.stages}
         self._finished = names.intersection(self.context.stages()) - set(self._stale)
+        self._only = only
         # How often each stage had been committed when the run began; in a run each is at most once more.
         self._commits: Counter[str] = Counter()
         self._run = uuid.uuid4().hex
@@ -207,7 +220,7 @@ class Session:
             first = [r for r in self._unfinished() if self._finished.issuperset(self._needs[r.name])]
             self._foresee((), first)
             self._put_data_back()
-            if any(r.task == "import" and r.name not in self._finished for r in self.recipe.stages):
+            if any(request.task == "import" for request in self._unfinished()):
                 for reference in self.recipe.vis:
                     check_unlocked(find_input(reference), self.configuration.settings.session.lock_timeout)
             self._run_stages()
@@ -274,6 +287,7 @@ class Session:
                 )
         with self._writing():
             paths.make()
+        remove_left(paths.workdir)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -321,7 +335,11 @@ class Session:
             raise failures[0]
 
     def _unfinished(self) -> list[StageRequest]:
-        return [request for request in self.recipe.stages if request.name not in self._finished]
+        return [
+            request
+            for request in self.recipe.stages
+            if request.name not in self._finished and self._only in (None, request.name)
+        ]
 
     def _foresee(self, at_work: Sequence[StageRequest], ahead: Sequence[StageRequest]) -> None:
         """Tell clusters with a queue what comes; those that are not open are opened."""
@@ -338,7 +356,18 @@ class Session:
             backend = self._backend(request)
             known = self.context.at()
             reference = ContextReference(self.context.identifier, known.version)
-            stage = Stage(request.name, self.recipe.vis, known, backend.workers, self.recipe.name, reference)
+            memory = memory_of_workers(request, self.configuration, self._kind(request))
+            stage = Stage(
+                request.name,
+                self.recipe.vis,
+                known,
+                backend.workers,
+                self.recipe.name,
+                reference,
+                memory,
+                request.resources.cores,
+                gpus_of_workers(request, self.configuration, self._kind(request)),
+            )
             definition = request.definition
             parameters = definition.parameters.model_validate(request.arguments)
             files = FilesUsed()
@@ -414,12 +443,14 @@ class Session:
             return run_jobs(jobs)
 
         def run_jobs(jobs: Sequence[Job]) -> list[Any]:
+            jobs = [declared(request, job, self._estimates) for job in jobs]
+            check_memory(request, jobs, self.configuration, self._kind(request))
             with TaskQueue(backend, added=added, done=ended) as queue:
                 self._queues.append(queue)
                 try:
                     self._estimates.learn_width(self.recipe.name, request.name, len(jobs))
                     for job in jobs:
-                        queue.add(declared(request, job, self._estimates))
+                        queue.add(job)
                     if self._stopping:
                         # It was told so before this queue was there to be cancelled.
                         queue.cancel()
@@ -453,6 +484,10 @@ class Session:
             f"it was {first.call}; its log is in {self.paths.logs}; when the cause is mended: "
             f"surgeline resume --workdir {self.paths.workdir}",
         )
+
+    def _kind(self, request: StageRequest) -> str:
+        """By which kind of backend a stage's jobs go."""
+        return choose(self.configuration, request.cluster, request.backend)[0]
 
     def _backend(self, request: StageRequest) -> Backend:
         backend = self._backends.get(request.cluster, request.backend)
@@ -495,7 +530,9 @@ class Session:
 
     def _conclude(self, error: BaseException | None) -> None:
         failed = isinstance(error, Exception) and not isinstance(error, Interrupted)
-        state = "finished" if error is None else "failed" if failed else "interrupted"
+        # After one stage alone there may be others left.
+        left = self._only is not None and not self._needs.keys() <= set(self.context.stages())
+        state = "failed" if failed else "interrupted" if error is not None or left else "finished"
         self._account()
         try:
             self._record.set(states=cost(self.paths))

@@ -23,7 +23,9 @@ _EXPLAINED = {
     "applycal": "apply it all",
     "continuum_subtract": "split off the targets; subtract the continuum of those with lines",
     "plan_images": "decide cells, sizes and thresholds; `cube` and `continuum` take tclean's own arguments",
+    "self_calibrate": "calibrate targets on themselves, as far as their images get better",
     "make_images": "image and clean",
+    "combine_pointings": "mosaics from the images of pointings, where plan_images has mosaic: linear",
     "moments": "integrated intensity and mean velocity of each cube",
     "export": "FITS files and a manifest",
 }
@@ -44,18 +46,27 @@ def recipe_for(vis: str) -> str:
     if found.kind == "MS":
         lines += ["#", *_described(found.path)]
     lines += [f"name: {found.path.stem}", f'vis: ["{vis}"]', "stages:"]
-    for request in recipes.load("calimage").stages:
-        lines += [f"  # {_EXPLAINED[request.task]}", f"  - task: {request.task}"]
-        parameters = find_stage(request.task).parameters
-        if parameters.model_fields:
-            lines.append("    # arguments:")
-        for name, model_field in parameters.model_fields.items():
-            default = model_field.get_default(call_default_factory=True)
-            shown = list(default) if isinstance(default, tuple) else default
-            lines.append(f"    #   {name}: {_as_yaml(shown)}")
-        lines.append("    # cluster: local")
-        lines.append("    # resources: {cores: 1, memory: 4GB}")
+    usual = {request.task for request in recipes.load("calimage").stages}
+    for task, explained in _EXPLAINED.items():
+        if task in usual:
+            lines += [f"  # {explained}", f"  - task: {task}", *_arguments(task)]
+        else:
+            # Not everybody wants it: to be had by taking the comment signs away.
+            lines += [f"  # {explained}:", f"  # - task: {task}"]
     return "\n".join(lines) + "\n"
+
+
+def _arguments(task: str) -> list[str]:
+    """What could be said of a stage, and its default, as comments."""
+    lines = []
+    parameters = find_stage(task).parameters
+    if parameters.model_fields:
+        lines.append("    # arguments:")
+    for name, model_field in parameters.model_fields.items():
+        default = model_field.get_default(call_default_factory=True)
+        shown = list(default) if isinstance(default, tuple) else default
+        lines.append(f"    #   {name}: {_as_yaml(shown)}")
+    return [*lines, "    # cluster: local", "    # resources: {cores: 1, memory: 4GB}"]
 
 
 def _described(path: Path) -> list[str]:
