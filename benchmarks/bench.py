@@ -9,7 +9,8 @@
 (g) what clusters with a queue cost and save, where Slurm is installed: see queues.py;
 (h) what moves where workers share no files with the session, as root: see moved.py;
 (i) what pods cost, where Kubernetes was built for the tests: see pods.py;
-(j) what it costs to be orchestrated by Prefect: see orchestration.py.
+(j) what it costs to be orchestrated by Prefect: see orchestration.py;
+(k) what imaging in parallel gains, against tclean, plain mpirun and casa-pclean: see imaging.py.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 import psutil
 
 from context import context_figures
+from imaging import imaging_figures
 from moved import byte_figures
 from mpi import mpi_figures
 from orchestration import prefect_figures
@@ -136,6 +138,8 @@ def main() -> None:
         folder = Path(scratch)
         figures = startup() | dispatch(folder) | context_figures(folder) | demo(folder) | mpi_figures(folder)
         figures |= scale_figures(folder) | prefect_figures(folder / "prefect")
+        (folder / "imaging").mkdir()
+        figures |= imaging_figures(folder / "imaging")
         if shutil.which("sbatch"):
             figures |= queue_figures(folder / "queues")
         else:

@@ -1,11 +1,14 @@
 """What it takes to run the demo where workers share no files with the session, by a real object store (Swift).
 
 Beside the bytes that moved it tells those that would have, if each path went as one archive: to each job anew, or
-kept by its content on workers and in the store.
+kept by its content on workers and in the store. And it tells those of jobs that read one spectral window each, with
+and without a selection of rows.
 """
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,10 +17,12 @@ from typing import Any
 from unittest.mock import patch
 
 from report import ROOT, report
+from surgeline import JobRequest, TaskQueue
 from surgeline.config import load
+from surgeline.parallel import selecting
 from surgeline.parallel.backend import Backends
 from surgeline.parallel.bringing import Bringing, own_store
-from surgeline.work.artifacts import Artifact
+from surgeline.work.artifacts import Artifact, Digests, survey
 from surgeline.work.outcome import Outcome
 from surgeline.work.staging import BroughtJob, BroughtOutcome
 from surgeline.workflow import recipe as recipes
@@ -25,7 +30,7 @@ from surgeline.workflow.session import Session
 
 sys.path.append(str(ROOT / "tests"))
 sys.path.append(str(ROOT / "tests" / "parallel"))
-from separate_workers import SeparateWorkers
+from separate_workers import SeparateWorkers, bringing
 from services.s3 import BUCKET, Swift
 
 RECIPE = ROOT / "examples" / "ngc5921.yaml"
@@ -85,9 +90,18 @@ def _content(artifact: Artifact) -> frozenset[tuple[str, str]]:
 
 
 def byte_figures(folder: Path) -> dict[str, float]:
-    """The demo on two workers that see nothing of the session's folder."""
-    workdir = folder / "session"
+    """What moves by an object store to two workers that see nothing of the session's folder."""
     store = Swift(Path(sys.executable).parent)
+    try:
+        store.start()
+        store.files().mkdir(BUCKET)
+        return _demo_figures(folder, store) | _row_figures(folder, store)
+    finally:
+        store.remove()
+
+
+def _demo_figures(folder: Path, store: Swift) -> dict[str, float]:
+    workdir = folder / "session"
     opened: list[tuple[Counting, Bringing]] = []
 
     def open_dask(backends: Backends, name: str) -> Bringing:
@@ -97,19 +111,14 @@ def byte_figures(folder: Path) -> dict[str, float]:
         opened.append((counting, found))
         return found
 
-    try:
-        store.start()
-        store.files().mkdir(BUCKET)
-        configuration = load(overrides=["backend=dask"], environment={}, home=folder)
-        began = time.perf_counter()
-        with (
-            patch.object(Backends, "_open_dask", open_dask),
-            Session(recipes.load(str(RECIPE)), workdir, configuration) as session,
-        ):
-            session.run()
-        took = time.perf_counter() - began
-    finally:
-        store.remove()
+    configuration = load(overrides=["backend=dask"], environment={}, home=folder)
+    began = time.perf_counter()
+    with (
+        patch.object(Backends, "_open_dask", open_dask),
+        Session(recipes.load(str(RECIPE)), workdir, configuration) as session,
+    ):
+        session.run()
+    took = time.perf_counter() - began
     ((counting, backend),) = opened
     figures: Mapping[str, float] = {
         "bytes that jobs of the demo read, MB": counting.read,
@@ -131,6 +140,34 @@ def byte_figures(folder: Path) -> dict[str, float]:
         "requests for each job": (backend.traffic.requests + backend.traffic_of_workers.requests) / counting.jobs,
         "demo without a shared file system, s": took,
     }
+
+
+def _row_figures(folder: Path, store: Swift) -> dict[str, float]:
+    """Gains of two calibrators, each of eight windows by a job of its own, from an MS that has the target besides."""
+    vis = folder / "simulated.ms"
+    windows = 8
+    simulate = [sys.executable, "-m", "surgeline.cli", "simulate", str(vis), "--antennas", "10", "--channels", "64"]
+    simulate += ["--spectral-windows", str(windows), "--target-scans", "3"]
+    subprocess.run(simulate, check=True, capture_output=True)
+    figures: dict[str, float] = {"MS of eight windows, MB": _size([survey(folder, vis.name, Digests())]) / 1e6}
+    for what, smallest in {"its rows": 0, "all of it": sys.maxsize}.items():
+        workdir, place = (folder / f"{kind}-{smallest}" for kind in ("session", "workers"))
+        shutil.copytree(vis, workdir / "data" / vis.name)
+        began = time.perf_counter()
+        with (
+            patch.object(selecting, "SMALLEST", smallest),
+            bringing(workdir, place, f"s3://{BUCKET}/{workdir.name}", options=store.options) as backend,
+            TaskQueue(backend) as queue,
+        ):
+            for window in range(windows):
+                arguments = {"vis": f"data/{vis.name}", "caltable": f"data/{window}.G", "field": "0,1"}
+                queue.add(JobRequest("gaincal", {**arguments, "spw": str(window), "minblperant": 3}))
+            for outcome in queue.get_results():
+                outcome.result()
+            moved = backend.traffic.sent + backend.traffic_of_workers.fetched
+        figures[f"{what}, to the store and to two workers, MB"] = moved / 1e6
+        figures[f"{what}, gains of each window by a job, s"] = time.perf_counter() - began
+    return figures
 
 
 if __name__ == "__main__":

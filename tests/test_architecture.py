@@ -34,11 +34,13 @@ HEAVY = {
     "astropy", "casaconfig", "casadata", "casampi", "casatasks", "casatools", "dask", "distributed", "jinja2",
     "kubernetes", "matplotlib", "mpi4py", "numpy", "prefect", "scipy",
 }  # fmt: skip
-# What a file may import at once, because it is imported only where that is already, or wanted at once: one says what
-# Dask's own classes do, one computes from end to end, one is a flow of Prefect's.
+# What a file may import at once, because it is imported only where that is already, or wanted at once: two say what
+# Dask's own classes do, one computes from end to end, two are flows of Prefect's.
 MAY_BE_HEAVY = {
+    "parallel/othertasks.py": {"dask", "distributed"},
     "parallel/workerprocess.py": {"distributed"},
     "simulate.py": {"numpy"},
+    "clusters/poolworker.py": {"prefect"},
     "workflow/prefect_flow.py": {"prefect"},
 }
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from surgeline.errors import BadInput
-from surgeline.simulate import Simulation, simulate
+from surgeline.simulate import Simulation, primary_beam_arcsec, simulate
 
 TINY = {"antennas": 4, "channels": 4, "integration_seconds": 30.0, "target_scans": 1}
 
@@ -173,6 +174,46 @@ def test_any_size_is_filled(tmp_path: Path, size: dict[str, Any]) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["some.ms", "some.ms.truth.json"]
 
 
+def test_pointings_of_a_mosaic_see_the_same_sky_through_their_own_primary_beams(tmp_path: Path) -> None:
+    path = tmp_path / "mosaic.ms"
+    errorless = {
+        "noise_jy": 0.0,
+        "gain_amplitude_scatter": 0.0,
+        "gain_phase_scatter_deg": 0.0,
+        "bandpass_scatter": 0.0,
+    }
+    truth = simulate(path, Simulation(**TINY, **errorless, pointings=3, line=False))
+    assert truth["primary_beam"] is True
+    pointings = truth["fields"][2:]
+    assert [field["name"] for field in pointings] == ["TARGET_1", "TARGET_2", "TARGET_3"]
+    assert [field["scans"] for field in pointings] == [[3], [4], [5]]
+    frequency = np.array(truth["channel_frequencies_hz"][0])
+    width = primary_beam_arcsec(frequency)
+    names = [[part["name"] for part in field["components"]] for field in pointings]
+    assert names[0] == names[1] == names[2]
+    west, middle, east = ({part["name"]: part for part in field["components"]} for field in pointings)
+    for name in names[0]:
+        assert west[name]["mean_flux_jy"] == east[name]["mean_flux_jy"]
+        # Half a primary beam apart, from west to east.
+        for one, other in ((west, middle), (middle, east)):
+            assert one[name]["l_arcsec"] - other[name]["l_arcsec"] == pytest.approx(width[0] / 2, rel=0.01)
+            assert one[name]["m_arcsec"] == pytest.approx(other[name]["m_arcsec"], abs=10)
+    for number, components in enumerate((west, middle, east), start=2):
+        rows = f"FIELD_ID == {number}"
+        uvw, data = column(path, "UVW", rows), column(path, "DATA", rows)
+        seen = np.zeros(data.shape[1:], complex)
+        for part in components.values():
+            east_of, north_of = (math.radians(part[axis] / 3600) for axis in ("l_arcsec", "m_arcsec"))
+            distance = math.degrees(math.asin(math.hypot(east_of, north_of))) * 3600
+            flux = 10 ** np.polynomial.Polynomial(part["log10_coefficients"])(np.log10(frequency / 1e9))
+            flux = flux * 0.5 ** ((2 * distance / width) ** 2)
+            path_length = (
+                uvw[0] * east_of + uvw[1] * north_of + uvw[2] * (math.sqrt(1 - east_of**2 - north_of**2) - 1)
+            )
+            seen += flux[:, None] * np.exp(2j * np.pi * np.outer(frequency, path_length) / 299792458.0)
+        assert np.abs(data[0] - seen).max() < 1e-4 * np.abs(seen).max()
+
+
 def test_only_a_measurement_set_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "mine"
     path.mkdir()
@@ -191,6 +232,7 @@ def test_only_a_measurement_set_is_overwritten(tmp_path: Path) -> None:
     "wrong",
     [
         {"antennas": 28},
+        {"pointings": 0},
         {"channels": 0},
         {"noise_jy": float("nan")},
         {"configuration": "E"},

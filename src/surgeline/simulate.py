@@ -1,8 +1,9 @@
 """Makes small observations whose truth is known: a VLA-like array, two calibrators and a target.
 
 The casatools simulator lays out the MeasurementSet (times, uvw, subtables); the visibilities are computed
-here with numpy, because `sm.predict` is several times slower. There is no primary beam, no polarisation and
-no smearing, so that what the truth says is exactly what a perfect reduction finds.
+here with numpy, because `sm.predict` is several times slower. There is no polarisation and no smearing, and no
+primary beam unless the target has several pointings, so that what the truth says is exactly what a perfect
+reduction finds.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ _LIMITS = {
     "phase_scan_seconds": (0.1, _LONGEST_SECONDS),
     "target_scan_seconds": (0.1, _LONGEST_SECONDS),
     "target_scans": (1, 1000),
+    "pointings": (1, 100),
     "phase_calibrator_jy": (1e-6, 1e6),
     "phase_calibrator_spectral_index": (-5, 5),
     "noise_jy": (0, 1e6),
@@ -68,12 +70,16 @@ class _Field:
 
 
 _FLUX_INTENTS = "CALIBRATE_FLUX#UNSPECIFIED,CALIBRATE_BANDPASS#UNSPECIFIED"
-_FIELDS = (
+_CALIBRATORS = (
     _Field("1331+305=3C286", "flux", 202.7845333, 30.5091553, _FLUX_INTENTS),
     _Field("J1445+0958", "phase", 221.3186033, 9.9766861, "CALIBRATE_PHASE#UNSPECIFIED"),
-    _Field("TARGET", "target", 215.0, 20.0, "OBSERVE_TARGET#UNSPECIFIED"),
 )
-_FLUX, _PHASE, _TARGET = range(3)
+_TARGET = _Field("TARGET", "target", 215.0, 20.0, "OBSERVE_TARGET#UNSPECIFIED")
+_FLUX, _PHASE, _FIRST_POINTING = range(3)
+_DISH_METRES = 25.0
+# The primary beam is a Gaussian of so many wavelengths over the dish's diameter at half power; pointings of a mosaic
+# are half of that apart.
+_PRIMARY_BEAM_WIDTHS = 1.2
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,10 @@ class Simulation:
     Gain amplitudes are constant in time and the same for all fields, so the flux scale carries over
     exactly; gain phases drift smoothly over hours. Both have the given scatter over antennas,
     polarisations and spectral windows. `line=False` leaves the spectral line out of the target,
-    `intents=False` leaves the scan intents blank.
+    `intents=False` leaves the scan intents blank. With several `pointings` the target is a mosaic: fields TARGET_1,
+    TARGET_2, ... from west to east, half a primary beam apart, each observed in each of the target's scans, with a
+    further source north of each, and all of the sky seen through a primary beam, a Gaussian, in each. CASA takes
+    another beam for the VLA unless it is told by tclean's `vptable`.
 
     Raises BadInput when a value makes no sense.
     """
@@ -99,6 +108,7 @@ class Simulation:
     phase_scan_seconds: float = 60.0
     target_scan_seconds: float = 300.0
     target_scans: int = 2
+    pointings: int = 1
     phase_calibrator_jy: float = 2.5
     phase_calibrator_spectral_index: float = 0.0
     noise_jy: float = 0.1
@@ -151,13 +161,51 @@ class _Scan:
 
 
 def _schedule(simulation: Simulation) -> Iterator[_Scan]:
-    """Flux calibrator, then phase calibrator and target in turn, ending with the phase calibrator."""
+    """Flux calibrator, then phase calibrator and target's pointings in turn, ending with the phase calibrator."""
     lengths = (simulation.flux_scan_seconds, simulation.phase_scan_seconds, simulation.target_scan_seconds)
     start = 0.0
-    for index, field in enumerate([_FLUX, *[_PHASE, _TARGET] * simulation.target_scans, _PHASE]):
-        integrations = max(1, round(lengths[field] / simulation.integration_seconds))
+    pointings = range(_FIRST_POINTING, _FIRST_POINTING + simulation.pointings)
+    for index, field in enumerate([_FLUX, *[_PHASE, *pointings] * simulation.target_scans, _PHASE]):
+        integrations = max(1, round(lengths[min(field, _FIRST_POINTING)] / simulation.integration_seconds))
         yield _Scan(index + 1, field, start, integrations)
         start += integrations * simulation.integration_seconds + _SLEW_SECONDS
+
+
+def _fields(simulation: Simulation) -> list[_Field]:
+    """The calibrators, and the target or its pointings."""
+    if simulation.pointings == 1:
+        return [*_CALIBRATORS, _TARGET]
+    pointings = []
+    for number, east in enumerate(_pointing_offsets(simulation)):
+        right_ascension, declination = _direction(_TARGET, east, 0.0)
+        name = f"{_TARGET.name}_{number + 1}"
+        pointings.append(_Field(name, _TARGET.role, right_ascension, declination, _TARGET.intents))
+    return [*_CALIBRATORS, *pointings]
+
+
+def _pointing_offsets(simulation: Simulation) -> list[float]:
+    """How far east of the target's centre each pointing is, in arcsec."""
+    spacing = float(primary_beam_arcsec(np.array([simulation.start_frequency_hz]))[0]) / 2
+    return [(number - (simulation.pointings - 1) / 2) * spacing for number in range(simulation.pointings)]
+
+
+def _direction(centre: _Field, l_arcsec: float, m_arcsec: float) -> tuple[float, float]:
+    """Right ascension and declination in degrees of what is so far east and north of a field's centre."""
+    declination = math.radians(centre.declination_deg)
+    east, north = l_arcsec * _ARCSEC, m_arcsec * _ARCSEC
+    outward = math.sqrt(1 - east**2 - north**2)
+    turn = math.atan2(east, outward * math.cos(declination) - north * math.sin(declination))
+    height = math.asin(north * math.cos(declination) + outward * math.sin(declination))
+    return centre.right_ascension_deg + math.degrees(turn), math.degrees(height)
+
+
+def _offset(centre: _Field, direction: tuple[float, float]) -> tuple[float, float]:
+    """How far east and north of a field's centre a direction is, in arcsec, projected as interferometers see it."""
+    turn = math.radians(direction[0] - centre.right_ascension_deg)
+    declination, height = math.radians(centre.declination_deg), math.radians(direction[1])
+    east = math.cos(height) * math.sin(turn)
+    north = math.sin(height) * math.cos(declination) - math.cos(height) * math.sin(declination) * math.cos(turn)
+    return east / _ARCSEC, north / _ARCSEC
 
 
 @dataclass(frozen=True)
@@ -184,14 +232,20 @@ class _Component:
         offset = (frequency_hz - self.line_centre_hz) / self.line_fwhm_hz
         return np.asarray(self.line_peak_jy * np.exp(-4 * math.log(2) * offset**2))
 
-    def visibility(self, frequency_hz: NDArray[np.float64], uvw: NDArray[np.float64]) -> NDArray[np.complex64]:
+    def visibility(
+        self, frequency_hz: NDArray[np.float64], uvw: NDArray[np.float64], primary_beam: bool
+    ) -> NDArray[np.complex64]:
         """Visibility in Jy, (row, channel), for uvw in metres, (3, row), after Thompson, Moran & Swenson."""
         sky_l, sky_m = self.l_arcsec * _ARCSEC, self.m_arcsec * _ARCSEC
         below_tangent = math.sqrt(1 - sky_l**2 - sky_m**2) - 1
         path = uvw[0] * sky_l + uvw[1] * sky_m + uvw[2] * below_tangent
         # The phase is positive because the simulator's uvw are antenna 1 minus antenna 2.
         phase = np.outer(path, 2 * math.pi / _LIGHT_SPEED * frequency_hz).astype(np.float32)
-        amplitude = np.broadcast_to(self.spectrum(frequency_hz), phase.shape)
+        spectrum = self.spectrum(frequency_hz)
+        if primary_beam:
+            distance = math.asin(math.hypot(sky_l, sky_m)) / _ARCSEC / primary_beam_arcsec(frequency_hz)
+            spectrum = spectrum * np.exp(-4 * math.log(2) * distance**2)
+        amplitude = np.broadcast_to(spectrum, phase.shape)
         if self.fwhm_arcsec:
             size = math.pi * self.fwhm_arcsec * _ARCSEC / (2 * math.sqrt(math.log(2)) * _LIGHT_SPEED)
             amplitude = amplitude * np.exp(-np.outer(uvw[0] ** 2 + uvw[1] ** 2, (size * frequency_hz) ** 2))
@@ -199,6 +253,11 @@ class _Component:
         result.real = amplitude * np.cos(phase)
         result.imag = amplitude * np.sin(phase)
         return result
+
+
+def primary_beam_arcsec(frequency_hz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The primary beam's width at half power, in arcsec, at each frequency: it is a Gaussian."""
+    return np.asarray(_PRIMARY_BEAM_WIDTHS * _LIGHT_SPEED / frequency_hz / _DISH_METRES / _ARCSEC)
 
 
 def _sky(simulation: Simulation, longest_baseline: float) -> list[list[_Component]]:
@@ -229,7 +288,24 @@ def _sky(simulation: Simulation, longest_baseline: float) -> list[list[_Componen
             )
         )
     flux = _Component("3C286", log10_coefficients=_FLUX_CALIBRATOR_COEFFICIENTS)
-    return [[flux], [_Component("J1445+0958", log10_coefficients=phase_law)], target]
+    if simulation.pointings > 1:
+        target += [
+            _Component(f"pointing {number + 1}", east, 4 * beam, log10_coefficients=power_law(0.05, 0.0))
+            for number, east in enumerate(_pointing_offsets(simulation))
+        ]
+    pointings = [
+        [_seen_from(pointing, component) for component in target]
+        for pointing in _fields(simulation)[_FIRST_POINTING:]
+    ]
+    return [[flux], [_Component("J1445+0958", log10_coefficients=phase_law)], *pointings]
+
+
+def _seen_from(pointing: _Field, component: _Component) -> _Component:
+    """A component of the target, its offset counted from the centre of a pointing."""
+    if pointing == _TARGET:
+        return component
+    east, north = _offset(pointing, _direction(_TARGET, component.l_arcsec, component.m_arcsec))
+    return replace(component, l_arcsec=east, m_arcsec=north)
 
 
 class _Corruption:
@@ -278,7 +354,7 @@ def _lay_out(path: Path, simulation: Simulation, stations: list[str], positions:
             x=positions[:, 0].tolist(),
             y=positions[:, 1].tolist(),
             z=positions[:, 2].tolist(),
-            dishdiameter=[25.0] * len(stations),
+            dishdiameter=[_DISH_METRES] * len(stations),
             mount=["alt-az"] * len(stations),
             antname=[f"ea{number + 1:02d}" for number in range(len(stations))],
             padname=stations,
@@ -296,7 +372,8 @@ def _lay_out(path: Path, simulation: Simulation, stations: list[str], positions:
                 refcode="TOPO",
             )
         maker.setfeed("perfect R L")
-        for field in _FIELDS:
+        fields = _fields(simulation)
+        for field in fields:
             centre = ["J2000", f"{field.right_ascension_deg}deg", f"{field.declination_deg}deg"]
             maker.setfield(sourcename=field.name, sourcedirection=centre)
         maker.setauto(0.0)
@@ -308,11 +385,11 @@ def _lay_out(path: Path, simulation: Simulation, stations: list[str], positions:
             stop = scan.start_seconds + scan.integrations * simulation.integration_seconds
             for window in range(simulation.spectral_windows):
                 maker.observe(
-                    _FIELDS[scan.field].name,
+                    fields[scan.field].name,
                     f"spw{window}",
                     starttime=f"{scan.start_seconds}s",
                     stoptime=f"{stop}s",
-                    state_obs_mode=_FIELDS[scan.field].intents if simulation.intents else "",
+                    state_obs_mode=fields[scan.field].intents if simulation.intents else "",
                 )
     with closing(table()) as main:
         main.open(str(path), nomodify=False)
@@ -348,7 +425,8 @@ def _fill(
                     count = min(step, scan.integrations - begin)
                     rows = count * baselines
                     uvw = main.getcol("UVW", row, rows)
-                    seen = sum(part.visibility(frequencies, uvw) for part in sky[scan.field])
+                    attenuated = simulation.pointings > 1 and scan.field >= _FIRST_POINTING
+                    seen = sum(part.visibility(frequencies, uvw, attenuated) for part in sky[scan.field])
                     middle = np.arange(begin, begin + count, dtype=np.float64) + 0.5
                     seconds = scan.start_seconds + middle * simulation.integration_seconds
                     gain = corruption.gain(window, seconds)
@@ -372,7 +450,7 @@ def _truth(
 ) -> dict[str, Any]:
     windows = [simulation.frequencies_hz(window) for window in range(simulation.spectral_windows)]
     fields = []
-    for number, (field, components) in enumerate(zip(_FIELDS, sky, strict=True)):
+    for number, (field, components) in enumerate(zip(_fields(simulation), sky, strict=True)):
         described = asdict(field)
         described["scans"] = [scan.number for scan in _schedule(simulation) if scan.field == number]
         described["components"] = [
@@ -387,7 +465,7 @@ def _truth(
     gains = corruption.amplitude.swapaxes(0, 1).tolist()
     return {
         "simulation": asdict(simulation),
-        "primary_beam": False,
+        "primary_beam": simulation.pointings > 1,
         "frequency_frame": "TOPO",
         "channel_frequencies_hz": [window.tolist() for window in windows],
         "fields": fields,
@@ -404,8 +482,9 @@ def simulate(path: Path, simulation: Simulation, overwrite: bool = False) -> dic
     The truth is a JSON object: `simulation` (the arguments), `fields` (name, role, centre, intents, scans,
     components, and the sum of their continuum averaged over each spectral window, `continuum_jy`), `antennas`
     (name, station, and gain amplitude by spectral window and polarisation), `channel_frequencies_hz` (by
-    spectral window), `frequency_frame` and `primary_beam`. Positions are in degrees (J2000) or arcsec from
-    the centre of the field, flux densities in Jy. Both files are written under other names first.
+    spectral window), `frequency_frame` and `primary_beam` (whether pointings see their sources through
+    one, which flux densities know nothing of). Positions are in degrees (J2000) or arcsec from the centre of the
+    field, flux densities in Jy. Both files are written under other names first.
 
     Meanwhile it takes three times its size on disk, for columns that the casatools simulator insists on.
     CASA must be set up already. Raises BadInput when the path cannot be used.

@@ -284,12 +284,12 @@ def test_every_quick_size_is_even_large_enough_and_made_of_small_primes() -> Non
 
 def test_cell_and_image_size_follow_from_baselines_and_dish() -> None:
     seen = observation(TARGET, longest_baseline=1030.0)
-    geometry, reasons = image_geometry(seen, window(), 4.0)
+    geometry, reasons = image_geometry(seen, [window()], 4.0)
     beam = math.degrees(299792458.0 / 1.42e9 / 1030.0) * 3600
     cell = float(geometry["cell"].removesuffix("arcsec"))
     assert 0.85 * beam / 4 < cell <= beam / 4
     # To where the primary beam of 25 m dishes falls to a fifth.
-    reach = math.degrees(1.2 * 299792458.0 / 1.42e9 / 25.0) * 3600 * 1.52
+    reach = math.degrees(1.2 * 299792458.0 / 1.419e9 / 25.0) * 3600 * 1.52
     assert reach <= geometry["imsize"] * cell < 1.2 * reach
     assert "1030 m" in reasons[0]
     assert "25 m" in reasons[1]
@@ -299,7 +299,7 @@ def test_longer_baselines_make_smaller_cells_and_smaller_dishes_larger_images() 
     def cell_and_extent(baseline: float, diameter: float, frequency: float = 1.42e9) -> tuple[float, float]:
         antennas = (antenna(0, 0.0, 0.0, diameter), antenna(1, baseline, 0.0, 25.0))
         seen = observation(TARGET, longest_baseline=baseline, antennas=antennas)
-        geometry, _ = image_geometry(seen, window(frequency=frequency), 4.0)
+        geometry, _ = image_geometry(seen, [window(frequency=frequency)], 4.0)
         cell = float(geometry["cell"].removesuffix("arcsec"))
         return cell, cell * geometry["imsize"]
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgeline.errors import BadInput
+from surgeline.imaging.gpu.engines import CASA, Gridding
 
 # tclean's stop codes.
 STOPS = {
-    0: "not begun",
+    0: "none",
     1: "iteration limit",
     2: "threshold",
-    3: "forced",
+    3: "no iterations",
     4: "no change in peak residual",
     5: "diverging: peak residual rose",
     6: "diverging: peak residual rose above its minimum",
@@ -32,14 +33,29 @@ class Cleaned:
     Attributes:
         arguments: tclean's, as they were in the end; one call with them gives the same pixels.
         noise: of the dirty image, in Jy/beam.
-        iterations, major_cycles, stop: how cleaning ended.
+        record: what tclean returns: `stopcode`, `iterdone`, `nmajordone`, `summaryminor` and more.
+        gridding: what gridded it in the end, and why where that is not what was asked for.
     """
 
     arguments: Mapping[str, Any]
     noise: float
-    iterations: int
-    major_cycles: int
-    stop: str
+    record: Mapping[str, Any]
+    gridding: Gridding = CASA
+
+    @property
+    def iterations(self) -> int:
+        """How many iterations were done."""
+        return int(self.record["iterdone"])
+
+    @property
+    def major_cycles(self) -> int:
+        """How many major cycles were done, the first of which makes the dirty image."""
+        return int(self.record["nmajordone"])
+
+    @property
+    def stop(self) -> str:
+        """Why cleaning ended."""
+        return STOPS.get(int(self.record["stopcode"]), "unknown")
 
     @property
     def threshold(self) -> float:
@@ -69,6 +85,13 @@ def files_read(arguments: Mapping[str, Any]) -> list[str]:
         texts += [value] if isinstance(value, str) else list(value)
     # A mask may be a region, too, as circle[[…], …].
     return [*vis_of(arguments), *(text for text in texts if text and "[" not in text)]
+
+
+def sides_of(arguments: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and height of an image, in pixels; tclean's default is 100 of each."""
+    imsize = arguments.get("imsize", 100)
+    sides = [imsize] if isinstance(imsize, int) else list(imsize)
+    return int(sides[0]), int(sides[-1])
 
 
 def vis_of(arguments: Mapping[str, Any]) -> list[str]:

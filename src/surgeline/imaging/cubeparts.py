@@ -1,91 +1,105 @@
 """The jobs of a cube that is cleaned in parts. These functions run on workers and keep all state on disk.
 
-A part is a channel range with images of its own. A cleaning cycle of a part starts from what is on disk and can
-be run again: what the cycle changes is kept aside until the next one begins.
+A part is a channel range with images of its own. CASA's deconvolver sees copies of the part's own planes and one
+more: a *spare* plane without emission, whose PSF has the worst sidelobe of the whole cube, on which automasks depend.
+A cleaning cycle of a part starts from what is on disk and can be run again: what the cycle changes is kept aside
+until the next one begins.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
-Arguments = Mapping[str, Any]
-# What initminorcycle and executeminorcycle of CASA's deconvolver return, as plain Python values.
-Record = dict[str, Any]
+from surgeline.imaging import automask, keptimagers
+from surgeline.imaging.cubearguments import start_of
+from surgeline.imaging.cubeplanes import (
+    JOINED,
+    Part,
+    clear_spare_mask,
+    copy_planes,
+    cut_out,
+    leave_edges,
+    make_model,
+    put_back,
+    restore_or_keep,
+    take_model,
+    trimmed_name,
+)
+from surgeline.imaging.products import remove
+from surgeline.imaging.synthesis import Record, imager_parameters, opened, plain, plane_noise
+from surgeline.work.ownfolder import OwnFolder, own_folder
 
-# tclean's arguments that CASA's imager calls otherwise.
-_IMAGER_NAMES = {
-    "vis": "msname",
-    "timerange": "timestr",
-    "uvrange": "uvdist",
-    "observation": "obs",
-    "intent": "state",
-    "gain": "loopgain",
-    "smallscalebias": "scalebias",
-}
-
-# What a minor and a major cycle change.
-_CHANGED = ("model", "residual")
-JOINED = ("image", "image.pbcor", "residual", "model", "psf", "pb", "mask", "sumwt")
+# What a cycle changes, beside what it makes anew.
+MASKS = ("mask", "automask.npz")
+_CHANGED = ("model", "residual", *MASKS)
+# The row of channels in CASA's summary of a minor cycle.
+_CHANNEL = 5
 
 
 @dataclass(frozen=True)
-class Part:
-    """A channel range of a cube.
-
-    tclean interpolates the model between neighbouring channels when it predicts visibilities, so a part carries
-    *guard* channels beyond its own: they are gridded, never cleaned, and given the neighbour's model.
+class Begun:
+    """What is known of a part when its dirty image is made.
 
     Attributes:
-        arguments: tclean's, for the part's own channels and its guards.
-        guards: how many guard channels come before and after its own.
-        neighbours: the image names of the parts before and after it, or empty.
+        record: the deconvolver's, before there is a mask.
+        noise: of each of the part's own planes of the dirty image, in Jy/beam.
+        beams: of each of the part's own planes, as CASA's image tool gives them; empty if all have the same.
     """
 
-    arguments: Mapping[str, Any]
-    guards: tuple[int, int]
-    neighbours: tuple[str, str]
-
-    @property
-    def imagename(self) -> str:
-        return str(self.arguments["imagename"])
-
-    @property
-    def own(self) -> slice:
-        """The part's own planes among all that its images have."""
-        before, after = self.guards
-        return slice(before, int(self.arguments["nchan"]) - after)
+    record: Record
+    noise: list[float]
+    beams: list[dict[str, Any]]
 
 
-def begin_part(part: Part) -> tuple[list[Record], list[float]]:
-    """Make the PSF, primary beam and dirty image of a part, and its mask.
-
-    Returns:
-        the deconvolver's records before and after the mask was set up, as tclean takes them; and the noise of
-        each of the part's own planes of the dirty image, in Jy/beam.
-    """
+def begin_part(part: Part) -> Begun:
+    """Make the PSF, primary beam and dirty image of a part."""
     stem = Path(part.imagename)
     stem.parent.mkdir(parents=True, exist_ok=True)
     # tclean would go on from images that an interrupted attempt left.
     for left in stem.parent.glob(f"{stem.name}.*"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-    with _imager(part.arguments) as imager:
+        remove(left)
+    coordinates = _coordinates(part)
+    Path(f"{stem}.coordinates").write_bytes(pickle.dumps(coordinates))
+    with _gridder(part, coordinates) as imager:
         imager.makePSF()
         imager.makePB()
         imager.runMajorCycle(isCleanCycle=False)
-        before = _plain(imager.SDtools[0].initminorcycle())
-        imager.updateMask()
-        # A record that is taken with the guards masked is the one that counts.
-        imager.SDtools[0].initminorcycle()
-    _mask_guards(part)
-    with _imager(_with_own_mask(part.arguments), gridding=False) as imager:
-        after = _initialised(imager)
-    return [before, after], plane_noise(f"{part.imagename}.residual")[part.own]
+    make_model(part)
+    keptimagers.know(part.run, part.imagename, _open_images(part))
+    _cut_all(part)
+    with deconvolver(part) as tool:
+        record = plain(tool.initminorcycle())
+    return Begun(record, plane_noise(f"{stem}.residual", part.own), beams_of(f"{stem}.psf")[part.own])
+
+
+def mask_part(part: Part, sidelobe: float, beam: Mapping[str, Any] | None) -> Record:
+    """Make the clean mask of a part.
+
+    Args:
+        part: the part.
+        sidelobe: the worst of the PSFs of the whole cube.
+        beam: by which regions of automasks are measured.
+
+    Returns:
+        the deconvolver's record with the mask.
+    """
+    for extension in ("model", "mask", "automask.npz"):
+        remove(Path(f"{part.cleaning}.{extension}"))
+    _cut_all(part, sidelobe, beam)
+    with deconvolver(part, mask=part.arguments.get("mask", "")) as tool:
+        tool.initminorcycle()
+        if automask.is_on(part.arguments):
+            automask.first_mask(part, tool, sidelobe)
+        else:
+            tool.setupmask()
+            clear_spare_mask(part)
+        return plain(tool.initminorcycle())
 
 
 def minor_cycle(part: Part, cycle: int, controls: Record) -> Record:
@@ -97,271 +111,184 @@ def minor_cycle(part: Part, cycle: int, controls: Record) -> Record:
         controls: the iteration controls, common to all parts.
 
     Returns:
-        the deconvolver's record of the minor cycle.
+        the deconvolver's record of the minor cycle, with channels counted as in the whole cube.
     """
-    _restore_or_keep(part.imagename, cycle)
-    with _imager(_with_own_mask(part.arguments), gridding=False) as imager:
-        _initialised(imager)
-        executed = imager.SDtools[0].executeminorcycle(iterbotrecord=controls)
-    _leave_edges(part)
-    return _plain(executed)
+    restore_or_keep(part.imagename, cycle, _CHANGED)
+    with deconvolver(part) as tool:
+        tool.initminorcycle()
+        executed = plain(tool.executeminorcycle(iterbotrecord=controls))
+    leave_edges(part)
+    return {**executed, "summaryminor": _in_cube(part, executed["summaryminor"])}
 
 
-def major_cycle(part: Part) -> Record:
-    """Grid the residual of a part's model, with its guards set to the neighbours' model.
+def major_cycle(part: Part, cycle: int, controls: Record, sidelobe: float, beam: Mapping[str, Any] | None) -> Record:
+    """Grid the residual of a part's model, with its guards set to the neighbours' model, and mask it if need be.
+
+    Args:
+        part: the part.
+        cycle: the minor cycle that made the model.
+        controls: of that cycle.
+        sidelobe: see `mask_part`.
+        beam: see `mask_part`.
 
     Returns:
         the deconvolver's record of the new residual.
     """
-    _take_edges(part)
-    with _imager(_with_own_mask(part.arguments)) as imager:
+    take_model(part)
+    with _gridder(part, pickle.loads(Path(f"{part.imagename}.coordinates").read_bytes())) as imager:
         imager.runMajorCycle()
-        return _initialised(imager)
+    with deconvolver(part) as tool:
+        if automask.is_on(part.arguments):
+            # As the minor cycle had it, if this one is begun for a second time.
+            put_back(part.imagename, cycle, MASKS)
+            automask.next_mask(part, tool, controls, sidelobe, beam)
+        else:
+            cut_out(part, "residual", beam=beam)
+        return plain(tool.initminorcycle())
 
 
-def finish_part(part: Part) -> None:
-    """Restore the cleaned image of a part, each plane with its own beam, and take its guards away."""
-    with _imager(_with_own_mask(part.arguments), gridding=False) as imager:
-        imager.restoreImages()
-        if part.arguments.get("pbcor"):
-            imager.pbcorImages()
-    stem = Path(part.imagename)
-    for extension in JOINED:
-        if Path(f"{stem}.{extension}").is_dir():
-            _trim(part, f"{stem}.{extension}", trimmed_name(part.imagename, extension))
-    for left in (*stem.parent.glob(f"{stem.name}.before-*"), *stem.parent.glob(f"{stem.name}.edges.npz")):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def edges_name(imagename: str) -> str:
-    """Where a part leaves the model of its outermost channels for its neighbours."""
-    return f"{imagename}.edges.npz"
-
-
-def trimmed_name(imagename: str, extension: str) -> str:
-    """Where a part's image without guards is."""
-    return f"{imagename}.own.{extension}"
-
-
-def next_controls(arguments: Arguments, history: Sequence[tuple[str, Sequence[Record]]]) -> Record:
-    """Decide, by CASA's own iteration control, whether the whole cube is clean, and how to go on if not.
+def finish_part(part: Part, cycles: int, restoringbeam: Any) -> None:
+    """Restore the cleaned image of a part and take its guards away.
 
     Args:
-        arguments: tclean's, for the whole cube.
-        history: the records of all parts so far, in order: ("begun", one a part) and ("executed", one a part).
-
-    Returns:
-        `stop`: 0, or tclean's stop code; `controls` for the next minor cycle; `iterations`; `major_cycles`.
+        part: the part.
+        cycles: how many minor cycles there were.
+        restoringbeam: tclean's; the common beam of the whole cube itself.
     """
-    from casatools import iterbotsink
-
-    parameters = _parameters(arguments)
-    control = iterbotsink()
-    control.setupiteration(iterpars=parameters.getIterPars())
-    most = parameters.getIterPars()["nmajor"]
-    stop = cycles = 0
-    try:
-        for kind, records in history:
-            if kind == "begun":
-                control.resetminorcycleinfo()
-                for record in records:
-                    control.mergeinitrecord(record, 0)
-                stop = control.cleanComplete(reachedMajorLimit=0 <= most <= cycles)
-            else:
-                control.getminorcyclecontrols()
-                control.resetminorcycleinfo()
-                for record in records:
-                    control.mergeexecrecord(record, 0)
-                if any(record["iterdone"] > 0 for record in records):
-                    control.cleanComplete(lastcyclecheck=True)
-                    control.endmajorcycle()
-                    cycles += 1
-        summary = control.getiterationsummary()
-        return {
-            "stop": int(stop),
-            "controls": _plain(control.getminorcyclecontrols()),
-            "iterations": int(summary["iterdone"]),
-            "major_cycles": cycles,
-        }
-    finally:
-        control.done()
-
-
-def join_parts(parts: Sequence[str], imagename: str) -> None:
-    """Join the images of all parts by reference: the cube's files hold no pixels, the parts keep them."""
-    from casatools import image
-
+    keptimagers.forget(part.run)
+    stem = Path(part.imagename)
+    if cycles and automask.is_on(part.arguments):
+        # tclean leaves the mask that it cleaned in last, not the one that it would have cleaned in next.
+        put_back(part.imagename, cycles, MASKS)
+    if part.arguments.get("restoration", True):
+        with deconvolver(part, imagename=part.imagename, restoringbeam=restoringbeam) as tool:
+            tool.restore()
+            if part.arguments.get("pbcor"):
+                tool.pbcor()
     for extension in JOINED:
-        files = [trimmed_name(part, extension) for part in parts]
-        outfile = Path(f"{imagename}.{extension}")
-        if not all(Path(file).is_dir() for file in files):
-            continue
-        if len(files) == 1:
-            outfile.unlink(missing_ok=True)
-            outfile.symlink_to(os.path.relpath(files[0], outfile.parent))
-            continue
-        with closing(image()) as tool:
-            joined = tool.imageconcat(
-                str(outfile),
-                infiles=files,
-                axis=3,
-                relax=True,
-                overwrite=True,
-                reorder=False,
-                mode="nomovevirtual",
-            )
-            joined.done()
+        source, planes = (part.cleaning, part.own_of_cleaned) if extension == "mask" else (str(stem), part.own)
+        if Path(f"{source}.{extension}").is_dir():
+            copy_planes(f"{source}.{extension}", planes, trimmed_name(part.imagename, extension))
+    for pattern in ("before-*", "edges.npz", "coordinates", "clean.*"):
+        for left in stem.parent.glob(f"{stem.name}.{pattern}"):
+            remove(left)
 
 
-def plane_noise(path: str) -> list[float]:
-    """The noise of each plane of an image: 1.4826 times the median absolute deviation of its valid pixels."""
-    import numpy as np
+def beams_of(path: str) -> list[dict[str, Any]]:
+    """The beam of each plane of an image."""
+    with opened(path) as tool:
+        found = tool.restoringbeam()
+        planes = int(tool.shape()[3])
+    if "beams" not in found:
+        return [found] * planes
+    return [found["beams"][f"*{plane}"]["*0"] for plane in range(planes)]
+
+
+def common_beam(beams: list[dict[str, Any]]) -> dict[str, Any]:
+    """The smallest beam that all of these can be convolved to, by CASA's own choice."""
     from casatools import image
 
-    with closing(image()) as tool:
-        tool.open(path)
-        pixels = tool.getchunk()
-        valid = tool.getchunk(getmask=True)
-    noise = []
-    for plane in range(pixels.shape[3]):
-        inside = pixels[..., plane][valid[..., plane]]
-        if inside.size:
-            noise.append(float(1.4826 * np.median(np.abs(inside - np.median(inside)))))
-    return noise
+    tool = image()
+    try:
+        tool.fromshape("", [1, 1, 1, len(beams)])
+        for plane, beam in enumerate(beams):
+            tool.setrestoringbeam(beam=beam, channel=plane, polarization=-1)
+        found = tool.commonbeam()
+        return {"major": found["major"], "minor": found["minor"], "positionangle": found["pa"]}
+    finally:
+        tool.done()
 
 
-def _restore_or_keep(imagename: str, cycle: int) -> None:
-    kept = Path(f"{imagename}.before-{cycle}")
-    if kept.is_dir():
-        # A worker died in this cycle, or before its result was taken: begin it again from where it began.
-        for extension in _CHANGED:
-            shutil.rmtree(f"{imagename}.{extension}", ignore_errors=True)
-            if (kept / extension).is_dir():
-                shutil.copytree(kept / extension, f"{imagename}.{extension}")
-        return
-    making = Path(f"{imagename}.before-{cycle}.partial")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir()
-    for extension in _CHANGED:
-        if Path(f"{imagename}.{extension}").is_dir():
-            shutil.copytree(f"{imagename}.{extension}", making / extension)
-    making.rename(kept)
-    shutil.rmtree(f"{imagename}.before-{cycle - 1}", ignore_errors=True)
+def _in_cube(part: Part, summary: Any) -> Any:
+    """What is told of a minor cycle, a column for each plane, with the channels' numbers in the whole cube."""
+    full = bool(part.arguments.get("fullsummary", False))
+    planes, whole = part.cleaned.stop - part.cleaned.start, int(part.arguments["nchan"])
+    # Without the full summary CASA counts on through the polarizations.
+    polarization, plane = divmod(summary[_CHANNEL], whole if full else planes)
+    told = summary.copy()
+    told[_CHANNEL] = plane - part.own_of_cleaned.start + part.first + (0 if full else whole) * polarization
+    return told if part.spare is None else told[:, plane != part.spare]
 
 
-def _parameters(arguments: Arguments) -> Any:
-    """CASA's imaging parameters from tclean's arguments, filled up and amended as tclean does."""
-    import inspect
-
-    from casatasks.private.imagerhelpers.input_parameters import ImagerParameters
-
-    from surgeline.work.casasignature import signature
-
-    tclean = {**signature("tclean").default_values(), **arguments}
-    given = {_IMAGER_NAMES.get(name, name): value for name, value in tclean.items()}
-    taken = {
-        name: given.get(name, parameter.default)
-        for name, parameter in inspect.signature(ImagerParameters).parameters.items()
-    }
-    if given["gridder"] not in ("mosaic", "awp2"):
-        taken["mosweight"] = False
-    return ImagerParameters(**taken)
+def _cut_all(part: Part, sidelobe: float = 0.0, beam: Mapping[str, Any] | None = None) -> None:
+    cut_out(part, "psf", spare=-sidelobe)
+    cut_out(part, "residual", beam=beam)
+    if Path(f"{part.imagename}.pb").is_dir():
+        cut_out(part, "pb")
 
 
 @contextmanager
-def _imager(arguments: Arguments, gridding: bool = True) -> Iterator[Any]:
-    """CASA's imager, ready to grid unless it is only to deconvolve or restore; its tools end with the block."""
+def _gridder(part: Part, coordinates: Mapping[str, Any]) -> Iterator[Any]:
+    """CASA's imager, ready to grid a part's planes: kept from an earlier job, with its weights, or new."""
     from casatasks.private.imagerhelpers.imager_base import PySynthesisImager
 
-    imager = PySynthesisImager(params=_parameters(arguments))
+    kept = keptimagers.take(part.run, part.imagename, _open_images(part))
+    known = kept is not None
+    if kept is None:
+        keptimagers.make_room(part.run)
+        parameters = imager_parameters({**part.arguments, "imagename": part.imagename, "mask": "", "startmodel": ""})
+        parameters.getImagePars()["0"] |= {"nchan": part.gridded, **coordinates}
+        kept = keptimagers.Kept(PySynthesisImager(params=parameters), OwnFolder(part.imagename))
     try:
-        if gridding:
-            imager.initializeImagers()
-            imager.initializeNormalizers()
-            imager.setWeighting()
-        imager.initializeDeconvolvers()
-        yield imager
+        with kept.folder.inside():
+            if not known:
+                kept.imager.initializeImagers()
+                kept.imager.initializeNormalizers()
+                kept.imager.setWeighting()
+            yield kept.imager
+    except BaseException:
+        kept.end()
+        raise
+    keptimagers.keep(part.run, part.imagename, kept, _open_images(part))
+
+
+def _open_images(part: Part) -> list[str]:
+    """What a gridder has open, or may have."""
+    return [f"{escape(part.imagename)}.{extension}" for extension in ("psf", "residual", "model")]
+
+
+def _coordinates(part: Part) -> dict[str, Any]:
+    """What makes the channels of a part's planes those of the whole cube: CASA's parameters that say so.
+
+    These are the coordinates of the whole cube, counted from the part's first channel: so they are the same to the
+    last bit, whatever start, width and frame are. CASA takes them for channels of equal width in a known frame.
+    """
+    from casatasks.private.imagerhelpers.imager_base import PySynthesisImager
+    from casatools import coordsys
+
+    first = part.first - part.guards[0]
+    if part.alone:
+        return {}
+    if part.arguments.get("specmode") == "cubedata":
+        return {"start": start_of(part.arguments, first)}
+    imager = PySynthesisImager(params=imager_parameters({**part.arguments, "imagename": f"{part.imagename}.whole"}))
+    try:
+        imager.initializeImagers()
+        whole = imager.SItool.getcsys()["coordsys"]
     finally:
         imager.deleteTools()
+    tool = coordsys()
+    try:
+        tool.fromrecord(whole)
+        reference = tool.referencepixel("spectral")["numeric"]
+        tool.setreferencepixel(reference - first, "spectral")
+        return {"csys": tool.torecord()}
+    finally:
+        tool.done()
 
 
-def _initialised(imager: Any) -> Record:
-    """Make the deconvolver ready for a minor cycle; CASA wants it initialised before and after its mask."""
-    imager.SDtools[0].initminorcycle()
-    imager.updateMask()
-    return _plain(imager.SDtools[0].initminorcycle())
+@contextmanager
+def deconvolver(part: Part, **other: Any) -> Iterator[Any]:
+    """CASA's deconvolver on the planes that it is to see; it ends with the block."""
+    from casatools import synthesisdeconvolver
 
-
-def _mask_guards(part: Part) -> None:
-    """Take the guards out of the clean mask."""
-    from casatools import image
-
-    if not any(part.guards):
-        return
-    with closing(image()) as tool:
-        tool.open(f"{part.imagename}.mask")
-        pixels = tool.getchunk()
-        guarded = pixels.copy()
-        pixels[...] = 0
-        pixels[..., part.own] = guarded[..., part.own]
-        tool.putchunk(pixels)
-
-
-def _leave_edges(part: Part) -> None:
-    """Write the model of a part's outermost own channels to where its neighbours look for it."""
-    import numpy as np
-    from casatools import image
-
-    if not any(part.neighbours):
-        return
-    width = max(part.guards)
-    with closing(image()) as tool:
-        tool.open(f"{part.imagename}.model")
-        pixels = tool.getchunk()[..., part.own]
-    whole = Path(edges_name(part.imagename))
-    partial = whole.with_name(f"partial-{whole.name}")
-    np.savez(partial, first=pixels[..., :width], last=pixels[..., -width:])
-    partial.replace(whole)
-
-
-def _take_edges(part: Part) -> None:
-    """Set the model of a part's guards to what its neighbours cleaned."""
-    import numpy as np
-    from casatools import image
-
-    before, after = part.neighbours
-    if not before and not after:
-        return
-    with closing(image()) as tool:
-        tool.open(f"{part.imagename}.model")
-        pixels = tool.getchunk()
-        if before:
-            pixels[..., : part.guards[0]] = np.load(edges_name(before))["last"][..., -part.guards[0] :]
-        if after:
-            pixels[..., -part.guards[1] :] = np.load(edges_name(after))["first"][..., : part.guards[1]]
-        tool.putchunk(pixels)
-
-
-def _trim(part: Part, path: str, outfile: str) -> None:
-    """Write a part's image without its guards."""
-    from casatools import image, regionmanager
-
-    last = int(part.arguments["nchan"]) - part.guards[1] - 1
-    with closing(image()) as tool:
-        tool.open(path)
-        shape = tool.shape()
-        box = regionmanager().box(blc=[0, 0, 0, part.guards[0]], trc=[*(int(size) - 1 for size in shape[:3]), last])
-        tool.subimage(outfile, region=box, overwrite=True, keepaxes=[0, 1, 2, 3]).done()
-
-
-def _with_own_mask(arguments: Arguments) -> Arguments:
-    """The mask that a part was begun with is on disk, and CASA takes it from there when none is given."""
-    return {**arguments, "mask": ""}
-
-
-def _plain(record: Mapping[str, Any]) -> Record:
-    """The same record with plain numbers for numpy's, so that it is small to send and CASA takes it back."""
-    return {
-        name: value.item() if hasattr(value, "item") and not getattr(value, "ndim", 0) else value
-        for name, value in record.items()
-    }
+    # The mask that a part was begun with is on disk.
+    arguments = {**part.arguments, "imagename": part.cleaning, "mask": "", "startmodel": "", **other}
+    with own_folder(part.imagename):
+        tool = synthesisdeconvolver()
+        try:
+            parameters = imager_parameters(arguments).getDecPars()["0"]
+            tool.setupdeconvolution(decpars={**parameters, "noRequireSumwt": True})
+            yield tool
+        finally:
+            tool.done()

@@ -1,15 +1,18 @@
-"""Make images: cubes in parts of their channels, continua each by its own jobs, all side by side."""
+"""Make images, all side by side, each in the way that suits it: by channels, by rows, or by a job of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from surgeline.context.records import Command, Decision, Fact, Image, ImagePlan, Picture
 from surgeline.errors import DataError
-from surgeline.imaging.continuum import clean_continuum
-from surgeline.imaging.cube import clean_cube
+from surgeline.imaging.cleaned import Cleaned
+from surgeline.imaging.gpu.engines import Engine, Gridding, Otherwise
+from surgeline.imaging.products import product
 from surgeline.imaging.statistics import measure
+from surgeline.imaging.ways import Way, check_way, clean_image
 from surgeline.paths import picture
 from surgeline.stages import plots
 from surgeline.stages.stage import Parameters as StageParameters
@@ -19,42 +22,85 @@ from surgeline.work.procedure import Aside, Procedure, together
 
 
 class Parameters(StageParameters):
-    """Nothing to override: `plan_images` says what to make."""
+    """Which of the planned images to make, and how.
+
+    Attributes:
+        images: their names, or patterns of them, such as *.cube; all unless given.
+        parallel: how each is made: channels and rows by many jobs; serial by one; mpi by tclean(parallel=True) in an
+            MPI session of its job, which has a server for each of the job's cores; auto by the rule of
+            `surgeline.imaging.ways`.
+        engine: what grids: casa is CASA's imager; cpu is ducc0 and gpu our own kernels on a GPU, for continua alone.
+        otherwise: cpu where that may do it when there is no GPU, or one fails.
+    """
+
+    images: tuple[str, ...] = ("*",)
+    parallel: Way = "auto"
+    engine: Engine = "casa"
+    otherwise: Otherwise | None = None
 
 
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
-    """Make every planned image."""
+    """Make the planned images.
+
+    Raises:
+        DataError: there are none.
+        BadInput: one cannot be made in the way that is asked for, or not with that engine.
+        JobFailed: there is no GPU for the engine that needs one.
+    """
     plans = stage.known(ImagePlan)
     if not plans:
         raise DataError("no image is planned", "put plan_images before make_images, with cubes or continua on")
-    found = yield from together([_one(stage, plan) for plan in plans])
+    chosen = [plan for plan in plans if any(fnmatchcase(plan.name, pattern) for pattern in parameters.images)]
+    if not chosen:
+        names = ", ".join(plan.name for plan in plans)
+        raise DataError(f"no image of stage {stage.name!r} is planned", f"these are: {names}")
+    gridding = Gridding(parameters.engine, parameters.otherwise)
+    for plan in chosen:
+        check_way(plan.arguments, parameters.parallel, gridding)
+    found = yield from together([_one(stage, plan, parameters.parallel, gridding) for plan in chosen])
     return [fact for facts in found for fact in facts]
 
 
-def _one(stage: Stage, plan: ImagePlan) -> Procedure[list[Fact]]:
-    if plan.kind == "cube":
-        cleaned = yield from clean_cube(plan.arguments, stage.workers, plan.threshold_sigma)
-    else:
-        cleaned = yield from clean_continuum(plan.arguments)
-    stem = plan.arguments["imagename"]
-    path = f"{stem}.image"
+def _one(stage: Stage, plan: ImagePlan, way: Way, gridding: Gridding) -> Procedure[list[Fact]]:
+    cleaned, chosen = yield from clean_image(
+        plan.arguments,
+        stage.workers,
+        way,
+        plan.threshold_sigma,
+        stage.memory,
+        stage.cores,
+        plan.visibilities,
+        gridding,
+        stage.gpus,
+    )
+    made = {product(plan.arguments, "image"): False}
+    if plan.arguments.get("pbcor"):
+        made[product(plan.arguments, "image.pbcor")] = True
+    path, *_ = made
     drawing = picture(plan.name)
     details = {
         "field": plan.field,
         "kind": plan.kind,
-        "stem": stem,
+        "stem": plan.arguments["imagename"],
         "threshold": cleaned.threshold,
         "iterations": cleaned.iterations,
         "major_cycles": cleaned.major_cycles,
         "stop": cleaned.stop,
     }
-    (measured,) = yield [FunctionCall(measure, path).declare(name=f"measure {plan.name}", reads=[path])]
+    found = yield [
+        FunctionCall(measure, image).declare(name=f"measure {image.rpartition('/')[2]}", reads=[image])
+        for image in made
+    ]
+    measured = found[0]
     plot = FunctionCall(plots.image, path, drawing)
     yield Aside([plot.declare(name=f"plot {plan.name}", reads=[path], writes=[drawing])])
     # However it was made, its pixels are those of this one call.
     command = Command(stage=stage.name, text=JobRequest("tclean", cleaned.arguments).command())
     return [
-        Image(path=path, **details, **measured),
+        *(
+            Image(path=image, corrected=corrected, **details, **numbers)
+            for (image, corrected), numbers in zip(made.items(), found, strict=True)
+        ),
         command,
         Decision(
             stage=stage.name,
@@ -62,6 +108,8 @@ def _one(stage: Stage, plan: ImagePlan) -> Procedure[list[Fact]]:
             value=_depth(plan, cleaned.arguments),
             reason=f"the noise of the dirty image is {cleaned.noise * 1e3:.3g} mJy/beam",
         ),
+        Decision(stage=stage.name, what=f"how to make {plan.name}", value=chosen.way, reason=chosen.reason),
+        *_engine(stage, plan, cleaned),
         Picture(
             path=drawing,
             title=plan.name,
@@ -72,6 +120,15 @@ def _one(stage: Stage, plan: ImagePlan) -> Procedure[list[Fact]]:
             topic="image",
         ),
     ]
+
+
+def _engine(stage: Stage, plan: ImagePlan, cleaned: Cleaned) -> list[Fact]:
+    """What gridded an image, where that is not CASA's imager."""
+    gridding = cleaned.gridding
+    if gridding.engine == "casa":
+        return []
+    what = f"what grids {plan.name}"
+    return [Decision(stage=stage.name, what=what, value=f"engine {gridding.engine}", reason=gridding.told)]
 
 
 def _depth(plan: ImagePlan, arguments: Mapping[str, Any]) -> str:

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import PositiveFloat
 
 from surgeline.context.records import Decision, Fact, Image, Picture
-from surgeline.imaging.cubeparts import plane_noise
 from surgeline.imaging.statistics import measure
+from surgeline.imaging.synthesis import plane_noise
 from surgeline.paths import picture
 from surgeline.stages import plots
 from surgeline.stages.stage import Parameters as StageParameters
@@ -32,8 +32,13 @@ class Parameters(StageParameters):
 
 
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
-    """Make moments 0 and 1 of each cube, each by its own job."""
-    found = yield from together([_one(stage, parameters, cube) for cube in stage.known(Image, kind="cube")])
+    """Make moments 0 and 1 of each cube, each by its own job.
+
+    Where there is a cube as it was cleaned, its noise is the same everywhere, and moments are of that one.
+    """
+    cubes = sorted(stage.known(Image, kind="cube"), key=lambda cube: not cube.corrected)
+    of_stems = {cube.stem: cube for cube in cubes}
+    found = yield from together([_one(stage, parameters, cube) for cube in of_stems.values()])
     return [fact for facts in found for fact in facts]
 
 

@@ -28,7 +28,9 @@ _MODULES = {
     "applycal": "applycal",
     "continuum_subtract": "continuum_subtract",
     "plan_images": "plan_images",
+    "self_calibrate": "self_calibrate",
     "make_images": "make_images",
+    "combine_pointings": "combine_pointings",
     "moments": "moments",
     "export": "export",
 }
@@ -48,7 +50,9 @@ class Parameters(BaseModel):
 class Stage:
     """What a stage is given: its name in the recipe, the observations, what is known, and how many workers.
 
-    `recipe` is the recipe's name; `reference` is what its jobs may carry to ask for facts of the same version.
+    `recipe` is the recipe's name; `reference` is what its jobs may carry to ask for facts of the same version;
+    `memory` is what each worker gives a job, in bytes, where that is known: work that can be cut is cut to fit it;
+    `cores` is how many each of its jobs has; `gpus` is how many jobs can have a GPU at once, where that is known.
     """
 
     name: str
@@ -57,6 +61,9 @@ class Stage:
     workers: int
     recipe: str = ""
     reference: ContextReference | None = None
+    memory: int | None = None
+    cores: int = 1
+    gpus: int | None = None
     # What accepted drafts add to the stage's own commit, and take back with it.
     accepted: list[Fact] = field(default_factory=list)
     taken_back: list[tuple[type[Fact], str]] = field(default_factory=list)
