@@ -64,6 +64,10 @@ class ClusterError(SurgelineError):
     exit_code = 8
 
 
+class SchedulerSilent(ClusterError):
+    """A workload manager does not answer, or has no time to: it may grant later what was asked of it."""
+
+
 class ContextError(SurgelineError):
     """The context's database cannot be reached, is of a newer version, or has not what was asked for."""
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ class User:
 
     def __init__(self, folder: Path, pools: Pools, plugins: Path) -> None:
         self.folder = folder
+        self.pools = pools
         self.workdir = folder / "session"
         home = folder / "home"
         home.mkdir()
@@ -75,7 +79,18 @@ class User:
         """A session whose second stage runs, and would for long."""
         session = self.starts(self.workdir, "pool", pause=300)
         numbers = self.workdir / "data" / "numbers.json"
-        wait_until(lambda: numbers.exists() and json.loads(numbers.read_text() or "[0]")[0] != 0, 120, "a job runs")
+
+        def a_job_runs() -> bool:
+            assert session.poll() is None, "the session has ended"
+            return numbers.exists() and json.loads(numbers.read_text() or "[0]")[0] != 0
+
+        try:
+            wait_until(a_job_runs, 120, "a job runs")
+        except AssertionError as error:
+            session.kill()
+            output, _ = session.communicate()
+            states = [(run["name"], run["state"]["name"], run["state"]["message"]) for run in self.pools.flow_runs()]
+            raise AssertionError(f"{error}; it said:\n{output}\nflow runs: {states}") from error
         return session
 
 
@@ -119,6 +134,19 @@ def test_a_job_that_raises_fails_its_stage_with_its_error(user: User, pools: Poo
     code, output = user.runs(user.workdir, "pool", pause=-1)
     assert code != 0
     assert "sleep length must be non-negative" in output
+    assert pools.nothing_is_left()
+
+
+def test_a_server_that_has_no_time_is_asked_again(user: User, pools: Pools) -> None:
+    """Its database is kept from being written to until the session has met that."""
+    with closing(sqlite3.connect(pools.folder / "home" / "prefect.db", timeout=60, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        session = user.starts(user.workdir, "pool")
+        assert session.stdout is not None
+        output = "".join(takewhile(lambda line: "has no time" not in line, session.stdout))
+        database.execute("ROLLBACK")
+    rest, _ = session.communicate(timeout=300)
+    assert session.returncode == 0, output + rest
     assert pools.nothing_is_left()
 
 

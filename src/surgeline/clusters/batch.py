@@ -19,6 +19,8 @@ from surgeline.work.resources import Resources
 BATCH_TYPES = ("slurm", "htcondor", "kubernetes", "prefect")
 State = Literal["waiting", "running", "held", "ended"]
 Cause = Literal["", "completed", "cancelled", "preempted", "node failure", "walltime", "out of memory", "failed"]
+# The HTTP statuses by which a server says that it has no time, and will later.
+BUSY = frozenset({408, 429, 502, 503, 504})
 
 # Keys of dask-jobqueue's clusters, and what they are here.
 _OTHER_NAMES = {

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from surgeline.errors import ClusterError
+from surgeline.errors import ClusterError, SchedulerSilent
 
 # A command that has not answered after so many seconds will not.
 _SECONDS = 30.0
@@ -67,7 +67,7 @@ class Commands:
         except OSError as error:
             raise ClusterError(f"{line[0]} cannot be run: {error.strerror}", "see to it, and start again") from error
         except subprocess.TimeoutExpired as error:
-            raise ClusterError(
+            raise SchedulerSilent(
                 f"{command[0]} did not answer in {_SECONDS:.0f} s",
                 f"see what it says: {shlex.join(line)}",
             ) from error

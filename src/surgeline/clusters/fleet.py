@@ -11,14 +11,17 @@ from dataclasses import dataclass
 
 from surgeline.clusters.batch import Contact, QueuedJob, WorkerClass, WorkloadManager
 from surgeline.clusters.undertaker import Undertaker
-from surgeline.errors import ClusterError
+from surgeline.errors import ClusterError, SchedulerSilent
 
 # So many queue jobs of a class in a row that end before their worker came mean that none ever will.
 _FAILED_STARTS = 3
 # A job that was submitted may be unknown to the scheduler's tools for a moment.
 _UNKNOWN_SECONDS = 30.0
-# After a refusal, the next attempt to submit.
-_PAUSE_SECONDS = 30.0
+# After a refusal, the next attempt to submit; each pause is twice as long as that before.
+_FIRST_PAUSE_SECONDS = 2.0
+_LONGEST_PAUSE_SECONDS = 30.0
+# A scheduler that has granted nothing for so long since it does not answer will not.
+_PATIENCE_SECONDS = 600.0
 # Decisions follow each other no quicker than this.
 _TICK_SECONDS = 0.1
 _TAIL_LINES = 5
@@ -67,6 +70,25 @@ class Wish:
     release: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """Why no worker of a class was granted; since when, and until when nothing is asked again (monotonic seconds)."""
+
+    error: ClusterError
+    since: float
+    until: float
+    pause: float = _FIRST_PAUSE_SECONDS
+
+    @classmethod
+    def after(cls, before: _Refusal | None, error: ClusterError) -> _Refusal:
+        """What there is after an attempt that gave this error, given what there was before it."""
+        now = time.monotonic()
+        if before is None or type(before.error) is not type(error):
+            return cls(error, now, now + _FIRST_PAUSE_SECONDS)
+        pause = min(2 * before.pause, _LONGEST_PAUSE_SECONDS)
+        return cls(error, before.since, now + pause, pause)
+
+
 class Fleet:
     """Submits queue jobs and watches them, in a thread of its own.
 
@@ -106,7 +128,7 @@ class Fleet:
         self._closed = threading.Event()
         self._silent = False
         self._failed_starts: dict[str, list[Berth]] = {}
-        self._refused: dict[str, tuple[float, ClusterError]] = {}
+        self._refused: dict[str, _Refusal] = {}
         self._thread = threading.Thread(target=self._watch, name="fleet", daemon=True)
         self._undertaker: Undertaker | None = None
 
@@ -189,9 +211,13 @@ class Fleet:
             return f"{len(failed)} queue jobs in a row ended before a worker came; {last.identifier} {last.words}" + (
                 f"; the end of its output: {tail}" if (tail := self._tail(last)) else ""
             )
-        if kind in self._refused:
-            return str(self._refused[kind][1].message)
-        return None
+        refusal = self._refused.get(kind)
+        if refusal is None:
+            return None
+        silent = time.monotonic() - refusal.since
+        if isinstance(refusal.error, SchedulerSilent) and silent < _PATIENCE_SECONDS:
+            return None
+        return refusal.error.message
 
     def reason(self, kind: str) -> str:
         """Why those of a class that wait are waiting, in the scheduler's words."""
@@ -216,7 +242,9 @@ class Fleet:
         poll = self._manager.settings.poll
         due = 0.0
         while not self._closed.is_set():
-            self._wake.wait(max(0.0, due - time.monotonic()))
+            now = time.monotonic()
+            again = [refusal.until for refusal in self._refused.values() if refusal.until > now]
+            self._wake.wait(max(0.0, min([due, *again]) - now))
             self._wake.clear()
             if self._closed.is_set():
                 break
@@ -293,14 +321,16 @@ class Fleet:
             self._release(released)
 
     def _submit(self, kind: str, number: int) -> None:
-        if kind in self._refused and time.monotonic() < self._refused[kind][0]:
+        before = self._refused.get(kind)
+        if before is not None and time.monotonic() < before.until:
             return
         try:
             identifiers = self._manager.submit(self.classes[kind], self._contact, number)
         except ClusterError as error:
-            if kind not in self._refused:
-                self._tell(str(error))
-            self._refused[kind] = time.monotonic() + _PAUSE_SECONDS, error
+            refusal = self._refused[kind] = _Refusal.after(before, error)
+            if before is None or refusal.since != before.since:
+                silent = isinstance(error, SchedulerSilent)
+                self._tell(f"{error.message}; it is asked again" if silent else str(error))
             return
         self._refused.pop(kind, None)
         now = time.time()

@@ -18,7 +18,7 @@ from surgeline.clusters.batchmanager import BatchManager
 from surgeline.clusters.commands import how_it_ended, in_its_own_words
 from surgeline.clusters.jobtext import common_arguments, load_jobqueue, worker_job
 from surgeline.clusters.settings import Bytes, CommandSettings
-from surgeline.errors import ClusterError
+from surgeline.errors import ClusterError, SchedulerSilent
 
 # Backquotes, since HTCondor takes $( for a macro of its own. A job that starts anew keeps its number.
 _WORKER_NAME = (
@@ -39,6 +39,8 @@ _IDLE, _RUNNING, _REMOVED, _COMPLETED, _HELD, _SENDING, _SUSPENDED = range(1, 8)
 # By HoldReasonCode; and what a machine's own policy says with HoldReasonSubCode, as HTCondor's templates have it.
 _CAUSES: Mapping[int, Cause] = {1: "cancelled", 34: "out of memory", 46: "walltime", 47: "walltime"}
 _HELD_BY_MACHINE = 21
+# What its commands say where no schedd answers.
+_NO_SCHEDD = re.compile("can't find address|failed to connect", re.IGNORECASE)
 _CAUSES_OF_MACHINE: Mapping[int, Cause] = {102: "out of memory"}
 
 
@@ -322,14 +324,16 @@ def _condensed(analysis: str) -> str:
 
 
 def _refused(worker_class: WorkerClass, answer: CompletedProcess[str]) -> ClusterError:
+    if _NO_SCHEDD.search(in_its_own_words(answer)):
+        return _silent("condor_submit", answer)
     return ClusterError(
         f"HTCondor refuses workers of class {worker_class.name!r}: {in_its_own_words(answer)}",
         "correct the cluster's settings; `surgeline plan` shows what is submitted",
     )
 
 
-def _silent(command: str, answer: CompletedProcess[str]) -> ClusterError:
+def _silent(command: str, answer: CompletedProcess[str]) -> SchedulerSilent:
     words = in_its_own_words(answer).partition(" / Extra Info")[0]
-    return ClusterError(
+    return SchedulerSilent(
         f"HTCondor does not answer {command}: {words}", "see whether its schedd runs: condor_status -schedd"
     )

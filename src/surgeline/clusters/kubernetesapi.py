@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from surgeline.errors import ClusterError
+from surgeline.clusters.batch import BUSY
+from surgeline.errors import ClusterError, SchedulerSilent
 
 # A server that has not answered after so many seconds will not.
 _SECONDS = 30.0
@@ -155,6 +156,8 @@ class KubernetesApi:
             raise _silent(f"no answer in {_SECONDS:.0f} s") from error
         except kr8s.ServerError as error:
             status = error.response.status_code if error.response is not None else 0
+            if status in BUSY:
+                raise _silent(str(error)) from error
             raise Refused(f"Kubernetes refuses: {error}", _way_out(status, str(error)), status) from error
         except (httpx.HTTPError, OSError, ValueError, kr8s.ConnectionClosedError) as error:
             raise _silent(str(error) or type(error).__name__) from error
@@ -203,8 +206,8 @@ class KubernetesApi:
         return int(forward.local_port)
 
 
-def _silent(words: str) -> ClusterError:
-    return ClusterError(
+def _silent(words: str) -> SchedulerSilent:
+    return SchedulerSilent(
         f"Kubernetes does not answer: {words}",
         "see whether it does: kubectl version; the kubeconfig is that of $KUBECONFIG, else ~/.kube/config",
     )

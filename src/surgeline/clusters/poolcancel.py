@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from surgeline.clusters import poolruns
-from surgeline.clusters.prefectapi import PrefectApi
+from surgeline.clusters.prefectapi import PATIENT_RETRIES, PrefectApi
 from surgeline.errors import ClusterError
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("url", help="the API of Prefect's server")
     asked = parser.parse_args()
     try:
-        with PrefectApi(asked.url).client() as client:
+        with PrefectApi(asked.url).client(PATIENT_RETRIES) as client:
             poolruns.clear(client, asked.name)
     except ClusterError as error:
         raise SystemExit(str(error)) from error

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from surgeline.errors import ClusterError
+from surgeline.clusters.batch import BUSY
+from surgeline.errors import ClusterError, SchedulerSilent
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 # A server that is starting again; who asks comes back anyhow.
 _RETRIES = 1
+# What asks once only: the pauses between its attempts add up to half a minute.
+PATIENT_RETRIES = 4
 # A request that has taken longer is not answered any more.
 _SECONDS = 20.0
 
@@ -50,11 +53,15 @@ class PrefectApi:
         return self._url
 
     @contextmanager
-    def client(self) -> Iterator[SyncPrefectClient]:
+    def client(self, retries: int = _RETRIES) -> Iterator[SyncPrefectClient]:
         """Prefect's client, for a block; what goes wrong there with the server is told in its words.
 
+        Args:
+            retries: how often what the server had no time for is asked again, after 2, 4, 8 … s.
+
         Raises:
-            ClusterError: the server refuses, or does not answer, or Prefect is not installed.
+            SchedulerSilent: the server does not answer, or has no time.
+            ClusterError: it refuses, or Prefect is not installed.
         """
         url = self.url()
         import httpx
@@ -65,7 +72,7 @@ class PrefectApi:
         # This thread may not be the one in which the server was named.
         settings: dict[str, Any] = {
             "api.url": url,
-            "client.max_retries": _RETRIES,
+            "client.max_retries": retries,
             "api.request_timeout": _SECONDS,
         }
         try:
@@ -73,6 +80,11 @@ class PrefectApi:
                 yield client
         except httpx.HTTPStatusError as error:
             answer = " ".join(error.response.text.split())
+            if error.response.status_code in BUSY:
+                raise SchedulerSilent(
+                    f"Prefect's server at {url} has no time: {error.response.status_code} {answer}",
+                    "see what it says; on a busy machine its database should be PostgreSQL",
+                ) from error
             raise ClusterError(
                 f"Prefect's server at {url} refuses: {error.response.status_code} {answer}",
                 "correct what it names; `surgeline plan` shows what is asked of it",
@@ -83,7 +95,7 @@ class PrefectApi:
                 "see whether it is the server that the session began with: PREFECT_API_URL",
             ) from error
         except (httpx.HTTPError, OSError) as error:
-            raise ClusterError(
+            raise SchedulerSilent(
                 f"Prefect's server at {url} does not answer: {error or type(error).__name__}",
                 "start it, or correct PREFECT_API_URL",
             ) from error

@@ -25,7 +25,7 @@ from surgeline.clusters.batchmanager import BatchManager
 from surgeline.clusters.commands import how_it_ended, in_its_own_words
 from surgeline.clusters.jobtext import common_arguments, load_jobqueue, worker_job
 from surgeline.clusters.settings import CommandSettings, Seconds
-from surgeline.errors import ClusterError
+from surgeline.errors import ClusterError, SchedulerSilent
 from surgeline.work.resources import Resources
 
 # As in the job's own environment; a job that was requeued starts anew under its old number.
@@ -345,8 +345,8 @@ def _refused(worker_class: WorkerClass, answer: CompletedProcess[str]) -> Cluste
     )
 
 
-def _silent(command: str, words: str) -> ClusterError:
-    return ClusterError(f"Slurm does not answer {command}: {words}", "see whether it runs: scontrol ping")
+def _silent(command: str, words: str) -> SchedulerSilent:
+    return SchedulerSilent(f"Slurm does not answer {command}: {words}", "see whether it runs: scontrol ping")
 
 
 def _job_of_squeue(line: str) -> QueuedJob:

@@ -15,7 +15,7 @@ from pydantic import Field
 from surgeline.clusters import poolruns
 from surgeline.clusters.batch import Contact, QueuedJob, WorkerClass
 from surgeline.clusters.poolruns import FLOW, SECRET
-from surgeline.clusters.prefectapi import PrefectApi
+from surgeline.clusters.prefectapi import PATIENT_RETRIES, PrefectApi
 from surgeline.clusters.settings import BatchSettings
 from surgeline.errors import ClusterError, nearest
 from surgeline.work.casaprocess import thread_environment
@@ -61,6 +61,7 @@ class WorkPool:
         """
         self.settings = settings
         self.api = PrefectApi()
+        self._made: set[str] = set()
 
     def text(self, worker_class: WorkerClass, contact: Contact, count: int = 1) -> str:
         """The session's deployment, and so many flow runs of it."""
@@ -73,7 +74,7 @@ class WorkPool:
         Raises:
             ClusterError: it has not, or does not answer; or Prefect is not installed.
         """
-        with self.api.client() as client:
+        with self.api.client(PATIENT_RETRIES) as client:
             pool = self._pool(client)
         if pool.is_paused:
             raise ClusterError(
@@ -104,21 +105,36 @@ class WorkPool:
             ClusterError: they were refused, in the server's words, or it does not answer.
         """
         asked = self._flow_run(worker_class, contact)
-        with self.api.client() as client:
-            if "secret" in asked["parameters"]:
-                _keep_secret(client, contact)
-            flow = client.create_flow_from_name(FLOW)
-            deployment = client.create_deployment(flow, **self._deployment(contact))
-            return [str(client.create_flow_run_from_deployment(deployment, **asked).id) for _ in range(count)]
+        made: list[str] = []
+        try:
+            with self.api.client() as client:
+                if "secret" in asked["parameters"]:
+                    _keep_secret(client, contact)
+                flow = client.create_flow_from_name(FLOW)
+                deployment = client.create_deployment(flow, **self._deployment(contact))
+                for _ in range(count):
+                    made.append(str(client.create_flow_run_from_deployment(deployment, **asked).id))
+        except ClusterError:
+            if not made:
+                raise
+            # The rest is asked for again, and refused again if need be.
+        self._made.update(made)
+        return made
 
     def look(self, contact: Contact) -> dict[str, QueuedJob]:
         """All flow runs of a session that have not ended.
+
+        One whose making was not confirmed in time is cancelled: it was asked for again.
 
         Raises:
             ClusterError: the server does not answer.
         """
         with self.api.client() as client:
-            runs = poolruns.unfinished(client, contact.name)
+            found = poolruns.unfinished(client, contact.name)
+            runs = [run for run in found if str(run.id) in self._made]
+            for run in found:
+                if run not in runs:
+                    poolruns.cancel(client, run.id)
             why = self._why_nothing_starts(client) if any(poolruns.is_waiting(run) for run in runs) else ""
         return {str(run.id): poolruns.judged(run, why) for run in runs}
 

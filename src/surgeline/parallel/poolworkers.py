@@ -9,6 +9,7 @@ from typing import Any
 
 from surgeline.clusters import poolruns
 from surgeline.clusters.poolruns import FLOW
+from surgeline.clusters.prefectapi import PATIENT_RETRIES
 from surgeline.clusters.workpool import WorkPool
 from surgeline.errors import ClusterError
 from surgeline.parallel.batchworkers import BatchWorkers
@@ -50,7 +51,7 @@ class PoolWorkers(BatchWorkers):
         assert isinstance(manager, WorkPool)
         # Cancelled flow runs may still be ending; and Prefect keeps a deployment for ever.
         try:
-            with manager.api.client() as client:
+            with manager.api.client(PATIENT_RETRIES) as client:
                 poolruns.clear(client, self._own_name)
         except ClusterError as error:
             by_hand = f"prefect deployment delete {FLOW}/{self._own_name}"
