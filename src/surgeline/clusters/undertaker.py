@@ -16,6 +16,8 @@ _DONE = b"done\n"
 # A scheduler that is away may be restarting; after so long nobody can say that it will come back.
 _PATIENCE_SECONDS = 3600.0
 _PAUSE_SECONDS = 10.0
+# Asking again and again is not to keep a machine busy.
+_LONGEST_PAUSE_SECONDS = 60.0
 _COMMAND_SECONDS = 60.0
 
 
@@ -67,6 +69,7 @@ def wait_and_bury(command: Sequence[str]) -> None:
 def bury(command: Sequence[str], patience: float = _PATIENCE_SECONDS) -> bool:
     """Run a command until it succeeds, or patience (in seconds) is over; whether it did."""
     deadline = time.monotonic() + patience
+    pause = _PAUSE_SECONDS
     while True:
         try:
             if subprocess.run(command, capture_output=True, timeout=_COMMAND_SECONDS).returncode == 0:
@@ -75,7 +78,8 @@ def bury(command: Sequence[str], patience: float = _PATIENCE_SECONDS) -> bool:
             pass
         if time.monotonic() >= deadline:
             return False
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 class _ToldToEnd(Exception):
