@@ -7,10 +7,11 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help environment demo test test-mpi test-clusters test-kubernetes test-gpu lint docs bench clean
+.PHONY: help environment demo test coverage test-mpi test-clusters test-kubernetes test-gpu lint docs bench clean
 
 help:
 	@echo "make demo   reduce the VLA observation of NGC 5921 into ./demo"
+	@echo "make coverage   what make test does, and how much of the code that runs; takes a tenth longer"
 	@echo "make test   run the tests, but for those of:"
 	@echo "make test-mpi   MPI sessions, by the mpirun of the environment or MPIRUN=/usr/bin/mpirun"
 	@echo "make test-clusters   Slurm, HTCondor and Prefect, with daemons of their own on this machine"
@@ -36,7 +37,15 @@ demo: environment
 	$(BIN)/python examples/check_ngc5921.py demo
 
 test: environment
-	$(BIN)/pytest -m 'not mpi and not cluster and not prefect and not kubernetes and not gpu' -n 2 --dist loadfile
+	$(BIN)/pytest -m 'not mpi and not cluster and not prefect and not kubernetes and not gpu and not casa_pipeline' \
+		-n 2 --dist loadfile $(COUNTING)
+
+# What commands and workers run in processes of their own is not counted.
+coverage: export COVERAGE_FILE = build/coverage
+coverage: environment
+	mkdir -p build
+	$(MAKE) test COUNTING='--cov=surgeline --cov-report='
+	@echo "coverage: $$($(BIN)/coverage report --format=total) % of the lines, in the processes of the tests themselves"
 
 # With another mpirun: make test-mpi MPIRUN=/usr/bin/mpirun; that runs only those tests that it makes a difference to.
 test-mpi: environment

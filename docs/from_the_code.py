@@ -57,7 +57,7 @@ def commands() -> str:
     """Every command, with what `--help` says of it."""
     from typer.main import get_command
 
-    from surgeline.cli import app
+    from surgeline.cli.commands import app
 
     return "\n\n".join(_command(get_command(app), None, "surgeline"))
 
@@ -76,13 +76,26 @@ def _command(command: Any, parent: Any, name: str) -> Iterator[str]:
 
 
 def exit_codes() -> str:
-    """What each exit code means, by the errors that lead to it."""
+    """What each exit code means, and the errors in Python that lead to it."""
     from surgeline import errors
 
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and "exit_code" in vars(kind)]
-    return _table(
-        ("code", "error", "what happened"), [(kind.exit_code, f"`{kind.__name__}`", kind.__doc__) for kind in kinds]
-    )
+    named = {kind.exit_code: f"`{kind.__name__}`" for kind in kinds}
+    rows = [(code, meaning, named.get(code, "")) for code, meaning in errors.EXIT_CODES.items()]
+    return _table(("code", "what happened", "error in Python"), rows)
+
+
+def events() -> str:
+    """Every kind of event that `run --json` prints."""
+    from surgeline.workflow.events import KINDS, Event
+
+    pieces = []
+    for kind in KINDS:
+        (name,) = get_args(kind.model_fields["event"].annotation)
+        told = _told_of(kind)
+        rows = [(f"`{field}`", told[field]) for field in kind.model_fields if field not in Event.model_fields]
+        pieces += [f"## {name}", _about(kind), _table(("field", "what it is"), rows)]
+    return "\n\n".join(pieces)
 
 
 def configuration() -> str:
@@ -182,7 +195,7 @@ def routes() -> str:
 
 SECTIONS: dict[str, Callable[[], str]] = {
     section.__name__: section
-    for section in (commands, exit_codes, configuration, recipe_keys, recipes, stages, facts, routes)
+    for section in (commands, exit_codes, events, configuration, recipe_keys, recipes, stages, facts, routes)
 }
 
 
@@ -202,13 +215,7 @@ def _about(documented: Any) -> str:
 
 def _fields(model: type[BaseModel]) -> str:
     """The fields of a model: its type, its default, and what its docstring says of it."""
-    told = {
-        name: attribute.description
-        for section in _docstring(model)
-        if section.kind is griffe.DocstringSectionKind.attributes
-        for attribute in section.value
-        for name in attribute.name.split(", ")
-    }
+    told = _told_of(model)
     written = get_annotations(model)
     rows = []
     for name, field in model.model_fields.items():
@@ -216,6 +223,19 @@ def _fields(model: type[BaseModel]) -> str:
         shown = "" if default is PydanticUndefined else f"`{_as_yaml(default)}`"
         rows.append((f"`{name}`", _type(field.annotation, written.get(name, "")), shown, told.get(name, "")))
     return _table(("name", "type", "default", "what it is"), rows)
+
+
+def _told_of(model: type[BaseModel]) -> dict[str, str]:
+    """What the docstring of a model says of each of its fields."""
+    told = {}
+    for section in _docstring(model):
+        if section.kind is griffe.DocstringSectionKind.attributes:
+            for attribute in section.value:
+                # Of several that are told of together, griffe takes all after the first for a type.
+                together = attribute.name.endswith(",")
+                names = f"{attribute.name} {attribute.annotation}" if together else attribute.name
+                told |= dict.fromkeys(names.split(", "), attribute.description)
+    return told
 
 
 def _docstring(documented: Any) -> Sequence[Any]:

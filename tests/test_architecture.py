@@ -14,13 +14,12 @@ import surgeline
 SOURCE = Path(surgeline.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# cli → workflow → stages, report, serve → imaging → context, parallel → clusters → work → config, errors, paths.
+# cli → workflow → stages, report, serve, adopt → imaging → context, parallel → clusters → work → config, errors, paths.
 # A simulation stands beside the stages: it makes what they reduce.
 STOREYS: list[set[str]] = [
     {"cli"},
-    {"context_commands"},
     {"workflow"},
-    {"stages", "report", "serve", "simulate"},
+    {"stages", "report", "serve", "simulate", "adopt"},
     {"imaging"},
     {"context", "parallel"},
     {"clusters"},
@@ -144,7 +143,7 @@ def test_what_is_heavy_is_imported_where_it_is_used(path: Path) -> None:
     assert heavy == []
 
 
-@pytest.mark.parametrize("module", ["surgeline", "surgeline.cli", "surgeline.workflow.session"])
+@pytest.mark.parametrize("module", ["surgeline", "surgeline.cli.commands", "surgeline.workflow.session"])
 def test_importing_surgeline_imports_nothing_heavy_and_does_nothing(module: str, tmp_path: Path) -> None:
     code = (
         "import sys, threading, json; before = set(sys.modules)\n"

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 import cheap_stages
 from support import surgeline
+from surgeline.cli.context import app
 from surgeline.context.attempts import Attempt, write_attempts
 from surgeline.context.records import Decision, Extension, Fact, Image, Observation, Roles
 from surgeline.context.store import Context
-from surgeline.context_commands import app
 from surgeline.errors import BadInput, ContextError, SurgelineError, WorkfolderError
 
 RUN = "7" * 32
@@ -322,7 +322,7 @@ def test_a_session_that_ran_can_be_asked(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_nothing_is_imported_until_a_command_runs() -> None:
     code = (
-        "import sys, surgeline.context_commands\n"
+        "import sys, surgeline.cli.context\n"
         "print([name for name in sys.modules if name.startswith(('sqlalchemy', 'pydantic', 'rich.table'))])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,8 +19,9 @@ import pytest
 import yaml
 from astropy.io import fits
 
+from report.page import broken_links
 from support import RECIPE, ROOT, processes_in, start_surgeline, surgeline, wait_until
-from surgeline.context.records import Decision, FluxDensity, Image, Observation
+from surgeline.context.records import Decision, FluxDensity, Image, Observation, Picture
 from surgeline.context.store import Context
 
 CUBE = "N5921_2.spw0.cube"
@@ -125,11 +126,32 @@ def test_nothing_stray_is_left(parallel: Path) -> None:
     ]
 
 
-def test_weblog_is_one_page_with_the_pictures(parallel: Path) -> None:
-    page = (parallel / "weblog" / "index.html").read_text()
-    assert page.count("data:image/png;base64,") >= 6
-    assert "2.484" in page and "14.76" in page
-    assert not re.search(r'(src|href)="https?:', page)
+def test_weblog_has_the_results_and_leads_nowhere_else(parallel: Path) -> None:
+    pages = {page.name: page.read_text() for page in (parallel / "weblog").glob("*.html")}
+    assert pages["index.html"].count("<img") >= 4
+    assert "2.484" in pages["calibration.html"] and "14.76" in pages["calibration.html"]
+    assert len(pages) >= 25
+    assert not any(re.search(r'(src|href)="https?:', page) for page in pages.values())
+    assert broken_links(parallel / "weblog") == []
+
+
+def test_pictures_show_all_that_was_observed_and_made(parallel: Path) -> None:
+    context = Context(parallel / "context.db", read_only=True)
+    pictures = context.all(Picture)
+    context.close()
+    assert all((parallel / picture.path).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    assert {picture.kind for picture in pictures} == {
+        "array", "uv coverage", "elevation", "scans", "flags", "bandpass", "gains", "image", "residual", "plane",
+        "spectrum", "moment",
+    }  # fmt: skip
+    planes = [picture for picture in pictures if picture.kind == "plane"]
+    assert {plane.subject for plane in planes} == {f"images/{CUBE}.image"}
+    assert [plane.channel for plane in planes] == list(range(46))
+    # From 1.41279 GHz on, in steps of 24.414 kHz, as the correlator's channels are wide.
+    steps = np.diff([plane.frequency for plane in planes])
+    assert np.allclose(steps, 24414.0625, rtol=1e-3) and abs(planes[0].frequency / 1.41279e9 - 1.0) < 1e-5
+    # All antennas, and one antenna in each of the others.
+    assert sum(picture.kind == "bandpass" for picture in pictures) == 1 + 27
 
 
 def test_running_it_again_does_nothing_twice(parallel: Path) -> None:

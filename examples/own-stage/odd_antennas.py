@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from surgeline import JobRequest
+from surgeline import JobRequest, stage
 from surgeline.context.records import Decision, Fact, Observation, Roles
-from surgeline.stages.stage import Parameters as StageParameters
 from surgeline.stages.stage import Stage
 from surgeline.work.procedure import Procedure, together
 
@@ -27,30 +26,23 @@ class OddAntenna(Fact):
 
 
 # --8<-- [end:fact]
-# --8<-- [start:parameters]
-class Parameters(StageParameters):
-    """What counts as odd.
-
-    Attributes:
-        factor: an amplitude that is so many times the median, or less than the median over this.
-    """
-
-    factor: float = Field(default=1.5, gt=1.0)
-
-
-# --8<-- [end:parameters]
 # --8<-- [start:run]
-def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
+@stage
+def odd_antennas(stage: Stage, factor: Annotated[float, Field(gt=1.0)] = 1.5) -> Procedure[list[Fact]]:
     """Look at each MS, all of them side by side.
+
+    Args:
+        stage: what is known, and where.
+        factor: what counts as odd: so many times the median amplitude, or less than the median over this.
 
     Raises:
         DataError: no stage before has said which fields serve as what.
     """
-    found = yield from together([_look(stage, parameters, seen) for seen in stage.known(Observation)])
+    found = yield from together([_look(stage, factor, seen) for seen in stage.known(Observation)])
     return [fact for facts in found for fact in facts]
 
 
-def _look(stage: Stage, parameters: Parameters, seen: Observation) -> Procedure[list[Fact]]:
+def _look(stage: Stage, factor: float, seen: Observation) -> Procedure[list[Fact]]:
     roles = stage.required(Roles, vis=seen.vis)
     selected = {"vis": seen.vis, "field": ",".join(map(str, roles.flux)), "axis": "amplitude"}
     # One job for each antenna. They run on whatever workers there are, and their values come in this order.
@@ -63,13 +55,13 @@ def _look(stage: Stage, parameters: Parameters, seen: Observation) -> Procedure[
     odd: list[Fact] = [
         OddAntenna(vis=seen.vis, name=name, ratio=amplitude / usual)
         for name, amplitude in amplitudes.items()
-        if not 1 / parameters.factor < amplitude / usual < parameters.factor
+        if not 1 / factor < amplitude / usual < factor
     ]
     told = Decision(
         stage=stage.name,
         what=f"odd antennas of {seen.vis}",
         value=", ".join(fact.name for fact in odd if isinstance(fact, OddAntenna)) or "none",
-        reason=f"amplitudes more than {parameters.factor:g} times off their median of {usual:.3g}",
+        reason=f"amplitudes more than {factor:g} times off their median of {usual:.3g}",
     )
     return [*odd, told]
 

@@ -9,6 +9,7 @@ import ast
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,7 +31,9 @@ from surgeline.errors import ConfigError, in_words_of_yaml, nearest
 PACKAGED = Path(__file__).with_name("config.yaml")
 ENVIRONMENT_PREFIX = "SURGELINE__"
 Key = tuple[str, ...]
-ClusterType = Literal["local", "slurm", "htcondor", "kubernetes", "prefect"]
+# The types of clusters that come with Surgeline; and the entry points by which packages bring others.
+_CLUSTER_TYPES = ("local", "slurm", "htcondor", "kubernetes", "prefect")
+CLUSTER_PLUGINS = "surgeline.clusters"
 
 # Keys of a CASA Pipeline's `pipeconfig: dask:` and what they are here; None: known, and not needed here.
 _PIPELINE_DASK_KEYS: dict[str, Key | None] = {
@@ -76,8 +79,13 @@ class ClusterSettings(BaseModel):
     """One named cluster; keys beyond `type` and `n_workers` belong to its type."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    type: ClusterType
+    type: str
     n_workers: PositiveInt | Literal["auto"] | None = None
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether its workers are asked of a workload manager, rather than started on this machine."""
+        return self.type != "local"
 
 
 class WorkerSettings(_Section):
@@ -142,6 +150,20 @@ class Configuration:
     ignored: tuple[Value, ...] = ()
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        ConfigError: nobody may look.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be looked for: {error.strerror}", "have its owner let you, or name another folder"
+        ) from error
+
+
 def load(
     workdir: Path | None = None,
     overrides: Iterable[str] = (),
@@ -167,7 +189,7 @@ def load(
     merged: dict[Key, Value] = {}
     ignored: list[Value] = []
     for path in files:
-        if path.is_file():
+        if _is_there(path):
             for value in _translated(_read(path), ignored):
                 _put(merged, value)
     for name in sorted(environment):
@@ -248,7 +270,7 @@ def _translated(values: list[Value], ignored: list[Value]) -> Iterable[Value]:
             yield value
         elif value.key[1:3] == ("dask", "jobqueue") and len(value.key) > 4:
             cluster = value.key[3]
-            if cluster in get_args(ClusterType):
+            if cluster in _CLUSTER_TYPES:
                 yield Value(("clusters", cluster, "type"), cluster, value.origin)
                 yield Value(("clusters", *value.key[3:]), value.value, value.origin)
             else:
@@ -289,6 +311,14 @@ def _validated(merged: dict[Key, Value]) -> Settings:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise explained(error, merged.values(), Settings) from error
+    for name, cluster in settings.clusters.items():
+        # Packages are looked for only where it takes them.
+        if cluster.type not in _CLUSTER_TYPES and cluster.type not in cluster_types():
+            origin = merged[("clusters", name, "type")].origin
+            raise ConfigError(
+                f"{origin}: clusters.{name}.type is {cluster.type!r}, and there is no such type of cluster",
+                f"{nearest(cluster.type, cluster_types())} (a package may bring others: install it)",
+            )
     if settings.dask.cluster not in settings.clusters:
         origin = merged[("dask", "cluster")].origin
         raise ConfigError(
@@ -296,6 +326,11 @@ def _validated(merged: dict[Key, Value]) -> Settings:
             f"{nearest(settings.dask.cluster, settings.clusters)} (named clusters are made under `clusters:`)",
         )
     return settings
+
+
+def cluster_types() -> tuple[str, ...]:
+    """The types that a cluster may have: those that come with Surgeline, and those that installed packages bring."""
+    return (*_CLUSTER_TYPES, *(found.name for found in entry_points(group=CLUSTER_PLUGINS)))
 
 
 def explained(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import ClassVar
 
@@ -82,6 +82,28 @@ class Interrupted(SurgelineError):
     """The session was told to stop by a signal."""
 
     exit_code = 130
+
+
+def _exit_codes() -> Mapping[int, str]:
+    kinds = [kind for kind in _below(SurgelineError) if "exit_code" in vars(kind)]
+    return {
+        0: "Done.",
+        **{kind.exit_code: (kind.__doc__ or "").partition("\n")[0] for kind in kinds},
+        SurgelineError.exit_code: "Surgeline itself failed; or `doctor` found something to mend.",
+        Interrupted.exit_code: "Interrupted (Ctrl-C); what had finished is kept.",
+        129: "The terminal was closed (SIGHUP); what had finished is kept.",
+        143: "Terminated (SIGTERM, `surgeline cancel`); what had finished is kept.",
+    }
+
+
+def _below(kind: type[SurgelineError]) -> Iterator[type[SurgelineError]]:
+    for inner in kind.__subclasses__():
+        yield inner
+        yield from _below(inner)
+
+
+# With what a command ends, and why: the list that `--help` and the documentation show.
+EXIT_CODES = dict(sorted(_exit_codes().items()))
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -40,6 +40,10 @@ class SessionPaths:
         return self.workdir / "run.json"
 
     @property
+    def now(self) -> Path:
+        return self.logs / "now.json"
+
+    @property
     def logs(self) -> Path:
         return self.workdir / "logs"
 
@@ -75,6 +79,11 @@ class SessionPaths:
         """Create the folders that stages write to."""
         for name in ("data", "calibration", "images", "products", "pictures", "logs", "weblog"):
             (self.workdir / name).mkdir(parents=True, exist_ok=True)
+
+
+def comparison_folder(paths: SessionPaths, other: Path) -> Path:
+    """Where the pages are that compare a session with that of another working folder."""
+    return paths.weblog.parent / f"compared-with-{safe_name(other.name)}"
 
 
 def casa_log(folder: Path, worker: str) -> Path:

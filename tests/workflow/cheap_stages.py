@@ -11,12 +11,11 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from surgeline import FunctionCall
 from surgeline.context.records import Fact
-from surgeline.stages.stage import Parameters, Stage
+from surgeline.stages.stage import Parameters, Stage, stage
 from surgeline.work.procedure import Everywhere, Procedure
 
 
@@ -98,13 +97,15 @@ def _overwrite(path: str, numbers: list[int]) -> None:
         os.fsync(handle.fileno())
 
 
-def _make(stage: Stage, parameters: MakeParameters) -> Procedure[list[Fact]]:
+@stage
+def make(stage: Stage, parameters: MakeParameters) -> Procedure[list[Fact]]:
     call = FunctionCall(write_numbers, parameters.path, parameters.count)
     (count,) = yield [call.declare(name="make", writes=[parameters.path])]
     return [Numbers(path=parameters.path, count=count)]
 
 
-def _change(stage: Stage, parameters: ChangeParameters) -> Procedure[list[Fact]]:
+@stage
+def change(stage: Stage, parameters: ChangeParameters) -> Procedure[list[Fact]]:
     numbers = stage.required(Numbers, path=parameters.path)
     for number in range(parameters.jobs):
         call = FunctionCall(change_numbers, numbers.path, parameters.by + number, parameters.pause)
@@ -112,7 +113,8 @@ def _change(stage: Stage, parameters: ChangeParameters) -> Procedure[list[Fact]]
     return []
 
 
-def _total(stage: Stage, parameters: TotalParameters) -> Procedure[list[Fact]]:
+@stage
+def total(stage: Stage, parameters: TotalParameters) -> Procedure[list[Fact]]:
     numbers = stage.required(Numbers, path=parameters.path)
     call = FunctionCall(sum_up, numbers.path, parameters.output, parameters.pause)
     (total,) = yield [call.declare(name="sum up", reads=[numbers.path], writes=[parameters.output])]
@@ -133,7 +135,8 @@ def recall(pause: float) -> tuple[int, str | None]:
     return os.getpid(), os.environ.get("CHEAP_STAGES")
 
 
-def _prepare(stage: Stage, parameters: PrepareParameters) -> Procedure[list[Fact]]:
+@stage
+def prepare(stage: Stage, parameters: PrepareParameters) -> Procedure[list[Fact]]:
     """Sets each worker up, and sees that jobs find it so; says how many workers there are."""
     processes = yield Everywhere(FunctionCall(remember, "ready"))
     recalled = yield [FunctionCall(recall, 0.05) for _ in range(8)]
@@ -148,7 +151,8 @@ class ConsiderParameters(Parameters):
     least: int = 0
 
 
-def _consider(stage: Stage, parameters: ConsiderParameters) -> Procedure[list[Fact]]:
+@stage
+def consider(stage: Stage, parameters: ConsiderParameters) -> Procedure[list[Fact]]:
     """Tries a total and its double, and keeps the first that is large enough; takes back what it came from."""
     for total in stage.known(Total):
         for factor in (1, 2):
@@ -164,12 +168,6 @@ def _consider(stage: Stage, parameters: ConsiderParameters) -> Procedure[list[Fa
     yield from ()
     return []
 
-
-consider = SimpleNamespace(Parameters=ConsiderParameters, run=_consider)
-prepare = SimpleNamespace(Parameters=PrepareParameters, run=_prepare)
-make = SimpleNamespace(Parameters=MakeParameters, run=_make)
-change = SimpleNamespace(Parameters=ChangeParameters, run=_change)
-total = SimpleNamespace(Parameters=TotalParameters, run=_total)
 
 ENTRY_POINTS: Mapping[str, Mapping[str, Any]] = {
     "surgeline.stages": {name: f"cheap_stages:{name}" for name in ("make", "change", "total", "consider", "prepare")},

@@ -10,11 +10,10 @@ import json
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 from surgeline import FunctionCall
 from surgeline.context.records import Fact
-from surgeline.stages.stage import Parameters, Stage
+from surgeline.stages.stage import Parameters, Stage, stage
 from surgeline.work.procedure import Procedure
 
 
@@ -41,15 +40,13 @@ def work(stage: str, number: int, parameters: WorkParameters) -> None:
     time.sleep(parameters.seconds)
 
 
-def _work(stage: Stage, parameters: WorkParameters) -> Procedure[list[Fact]]:
+@stage
+def work_stage(stage: Stage, parameters: WorkParameters) -> Procedure[list[Fact]]:
     yield [
         FunctionCall(work, stage.name, number, parameters).declare(name=f"work {number}", memory=parameters.memory)
         for number in range(parameters.jobs)
     ]
     return []
-
-
-work_stage = SimpleNamespace(Parameters=WorkParameters, run=_work)
 
 
 def install(folder: Path) -> None:

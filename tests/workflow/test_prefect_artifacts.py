@@ -93,11 +93,26 @@ def test_pictures_are_shown_with_the_stage_that_made_them(tmp_path: Path) -> Non
             Picture(path=f"pictures/{name}.png", title=name, caption="seen", topic="image")
             for name in ("small", "large", "missing")
         ]
+        # Of these there may be hundreds.
+        known += [
+            known[0].model_copy(update={"path": f"pictures/{name}.png", **details})
+            for name, details in {
+                "plane": {"kind": "plane", "channel": 0},
+                "one antenna": {"kind": "gains", "antenna": "ea01"},
+            }.items()
+        ]
         context.commit("images", known)
         context.commit("other", [Decision(stage="other", what="depth", value="1", reason="none")])
         (tmp_path / "pictures" / "small.png").write_bytes(PNG)
         (tmp_path / "pictures" / "large.png").write_bytes(PNG + bytes(2_000_000))
+        for fact in known[3:]:
+            (tmp_path / fact.path).write_bytes(PNG)
+        facts = artifacts.facts_of("images", context)
+        assert [type(fact) for fact in facts] == [Picture] * 5
+        stage = {"name": "images", "task": "make_images", "state": "finished", "jobs": [], "arguments": {},
+                 "cluster": "", "needs": [], "error": None}  # fmt: skip
+        table = next(shown for shown in artifacts.of_stage(stage, facts, "cube") if shown.key.endswith("facts"))
+        assert len(table.data) == 3
         ((made_by, shown),) = artifacts.pictures(context, paths, "cube")
-        assert [type(fact) for fact in artifacts.facts_of("images", context)] == [Picture] * 3
     assert (made_by, shown.type, shown.description) == ("images", "image", "small: seen")
     assert shown.data.startswith("data:image/png;base64,iVBORw0KGgo")

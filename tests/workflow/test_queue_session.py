@@ -147,7 +147,7 @@ def test_a_stage_uses_the_workers_of_the_one_before(user: User, queue: Callable[
     assert two["used"] >= 2
     assert accounts["in_vain"]["workers"] == 0
     assert 0 < accounts["ratio"] <= 1
-    page = (user.workdir / "weblog" / "index.html").read_text()
+    page = (user.workdir / "weblog" / "cost.html").read_text()
     assert "What the workers cost" in page
     assert user.notes == []
 

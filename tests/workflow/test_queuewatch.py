@@ -7,6 +7,7 @@ import time
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from surgeline import FunctionCall
 from surgeline.clusters.fleet import Berth
@@ -93,8 +94,9 @@ def test_on_a_terminal_the_stage_shows_what_it_waits_for(screen: io.StringIO) ->
             progress.stage_began(stage)
             progress.job_added(stage, f"ticket {stage}", FunctionCall(print), Elsewhere())  # type: ignore[arg-type]
         progress.workers_wait([wait(12, "Resources [n1]: no node is free")])
-    lines = screen.getvalue().splitlines()
-    image, other = (next(line for line in reversed(lines) if line.startswith(stage)) for stage in ("image", "other"))
+    lines = Text.from_ansi(screen.getvalue()).plain.splitlines()
+    rows = (f"▶  {stage}" for stage in ("image", "other"))
+    image, other = (next(line for line in reversed(lines) if line.startswith(row)) for row in rows)
     assert "waiting for a worker" in image and "waiting for a worker" in other
     assert (
         "3 workers of class 'small' of cluster 'site' in the queue for 12 s: Resources [n1]: no node is free" in image

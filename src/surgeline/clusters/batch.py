@@ -11,12 +11,12 @@ from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
+from surgeline.clusters.clustertypes import find_cluster_type
 from surgeline.clusters.settings import SurgeSettings
 from surgeline.config import Configuration, Key, Value, explained
 from surgeline.errors import ConfigError, nearest
 from surgeline.work.resources import Resources
 
-BATCH_TYPES = ("slurm", "htcondor", "kubernetes", "prefect")
 State = Literal["waiting", "running", "held", "ended"]
 Cause = Literal["", "completed", "cancelled", "preempted", "node failure", "walltime", "out of memory", "failed"]
 # The HTTP statuses by which a server says that it has no time, and will later.
@@ -103,7 +103,11 @@ class QueuedJob:
 
 
 class WorkloadManager(Protocol):
-    """Slurm, HTCondor, Kubernetes or a work pool."""
+    """What speaks to Slurm, HTCondor, Kubernetes, a work pool, or whatever a package brings.
+
+    Everywhere `worker_class` is which workers are asked for, `contact` how they find their session, `count` how many
+    they are, and `identifier` what the manager knows one of its jobs by; `identifiers` are several.
+    """
 
     @property
     def settings(self) -> SurgeSettings:
@@ -167,7 +171,7 @@ def workload_manager(
 
     Args:
         configuration: all settings.
-        name: the cluster, whose type is one of `BATCH_TYPES`.
+        name: the cluster, which has a queue.
         environment: what queue jobs inherit, but for what tells of a job that this process is in; it must not make
             them ranks of an MPI program.
 
@@ -175,19 +179,7 @@ def workload_manager(
         ConfigError: the cluster's settings are wrong.
     """
     settings = settings_of(configuration, name, environment)
-    from surgeline.clusters.htcondor import HTCondor, HTCondorSettings
-    from surgeline.clusters.kubernetes import Kubernetes, KubernetesSettings
-    from surgeline.clusters.slurm import Slurm, SlurmSettings
-    from surgeline.clusters.workpool import WorkPool, WorkPoolSettings
-
-    if isinstance(settings, SlurmSettings):
-        return Slurm(settings, environment)
-    if isinstance(settings, KubernetesSettings):
-        return Kubernetes(settings)
-    if isinstance(settings, WorkPoolSettings):
-        return WorkPool(settings)
-    assert isinstance(settings, HTCondorSettings)
-    return HTCondor(settings, environment)
+    return find_cluster_type(settings.type).manager(settings, environment)
 
 
 def settings_of(
@@ -197,25 +189,14 @@ def settings_of(
 
     Args:
         configuration: all settings.
-        name: the cluster, whose type is one of `BATCH_TYPES`.
+        name: the cluster, which has a queue.
         environment: this process's variables; Slurm's workers go to the partition of the job that it is in.
 
     Raises:
         ConfigError: a key or a value is wrong; says where it stands, and the nearest that is right.
     """
-    from surgeline.clusters.htcondor import HTCondorSettings
-    from surgeline.clusters.kubernetes import KubernetesSettings
-    from surgeline.clusters.slurm import SlurmSettings
-    from surgeline.clusters.workpool import WorkPoolSettings
-
     section: Key = ("clusters", name)
-    models: Mapping[str, type[SurgeSettings]] = {
-        "slurm": SlurmSettings,
-        "htcondor": HTCondorSettings,
-        "kubernetes": KubernetesSettings,
-        "prefect": WorkPoolSettings,
-    }
-    model = models[configuration.settings.clusters[name].type]
+    model = find_cluster_type(configuration.settings.clusters[name].type).settings
     values = [
         _named_as_here(value, model)
         for value in configuration.values

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, field_validator
 
 from surgeline.clusters.batch import Cause, Contact, QueuedJob, WorkerClass
 from surgeline.clusters.batchmanager import BatchManager
+from surgeline.clusters.clustertypes import ClusterType
 from surgeline.clusters.commands import how_it_ended, in_its_own_words
 from surgeline.clusters.jobtext import common_arguments, load_jobqueue, worker_job
 from surgeline.clusters.settings import Bytes, CommandSettings
@@ -337,3 +338,6 @@ def _silent(command: str, answer: CompletedProcess[str]) -> SchedulerSilent:
     return SchedulerSilent(
         f"HTCondor does not answer {command}: {words}", "see whether its schedd runs: condor_status -schedd"
     )
+
+
+HTCONDOR = ClusterType(HTCondorSettings, HTCondor)

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from surgeline.clusters.batch import Cause, Contact, QueuedJob, WorkerClass
+from surgeline.clusters.clustertypes import ClusterType
 from surgeline.clusters.kubernetesapi import SESSION_LABEL, KubernetesApi
 from surgeline.clusters.settings import Bytes, SurgeSettings
 from surgeline.errors import ClusterError
@@ -314,3 +315,6 @@ def _replaced(gone: Sequence[Mapping[str, Any]]) -> tuple[Cause, str]:
         if status.get("phase") == "Failed":
             return "node failure", f"{status.get('reason', 'Failed')}: {status.get('message', '')}"
     return "cancelled", "its pod was deleted, and there is another in its place"
+
+
+KUBERNETES = ClusterType(KubernetesSettings, lambda settings, _: Kubernetes(settings))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
@@ -166,7 +166,6 @@ class CommandSettings(BatchSettings):
 
     of_cluster: ClassVar[frozenset[str]] = BatchSettings.of_cluster | {"processes", "command_prefix"}
 
-    type: Literal["slurm", "htcondor"]
     walltime: Seconds | None = None
     container: Words = ()
     local_directory: str | None = None

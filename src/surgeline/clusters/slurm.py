@@ -22,6 +22,7 @@ from surgeline.clusters.batch import (
     WorkerClass,
 )
 from surgeline.clusters.batchmanager import BatchManager
+from surgeline.clusters.clustertypes import ClusterType
 from surgeline.clusters.commands import how_it_ended, in_its_own_words
 from surgeline.clusters.jobtext import common_arguments, load_jobqueue, worker_job
 from surgeline.clusters.settings import CommandSettings, Seconds
@@ -402,3 +403,6 @@ def _told(reason: str) -> str:
     word = reason.partition(",")[0]
     meaning = _MEANINGS.get(word) or next((told for start, told in _LIMITS.items() if word.startswith(start)), "")
     return f"{reason}: {meaning}" if meaning else reason
+
+
+SLURM = ClusterType(SlurmSettings, Slurm)

@@ -14,9 +14,11 @@ from pydantic import Field
 
 from surgeline.clusters import poolruns
 from surgeline.clusters.batch import Contact, QueuedJob, WorkerClass
+from surgeline.clusters.clustertypes import ClusterType
 from surgeline.clusters.poolruns import FLOW, SECRET
 from surgeline.clusters.prefectapi import PATIENT_RETRIES, PrefectApi
 from surgeline.clusters.settings import BatchSettings
+from surgeline.clusters.workercommand import worker_options
 from surgeline.errors import ClusterError, nearest
 from surgeline.work.casaprocess import thread_environment
 
@@ -195,12 +197,7 @@ class WorkPool:
             "module": contact.module,
             "arguments": [
                 contact.scheduler,
-                *("--nthreads", "1", "--nanny", "--no-dashboard"),
-                *("--memory-limit", str(offers.memory)),
-                *("--death-timeout", str(settings.death_timeout)),
-                *("--resources", f"cores={offers.cores},memory={offers.memory},gpus={offers.gpus}"),
-                *(("--interface", self.settings.interface) if self.settings.interface else ()),
-                *settings.worker_extra_args,
+                *worker_options(worker_class),
             ],
             "environment": thread_environment(worker_class.threads),
         }
@@ -261,3 +258,6 @@ def _keep_secret(client: SyncPrefectClient, contact: Contact) -> None:
         )
     except ObjectAlreadyExists:
         return
+
+
+WORK_POOL = ClusterType(WorkPoolSettings, lambda settings, _: WorkPool(settings))

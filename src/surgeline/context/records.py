@@ -16,6 +16,11 @@ AnyFact = TypeVar("AnyFact", bound="Fact")
 
 Role = Literal["flux", "bandpass", "phase", "target"]
 
+PictureKind = Literal[
+    "array", "uv coverage", "elevation", "scans", "flags", "bandpass", "gains", "image", "residual", "plane",
+    "spectrum", "moment",
+]  # fmt: skip
+
 
 class Fact(BaseModel):
     """Something that a stage found out or made; never changed once committed.
@@ -36,7 +41,7 @@ class Fact(BaseModel):
 
     @classmethod
     def from_older(cls, body: dict[str, Any], schema_version: int) -> dict[str, Any]:
-        """The body of a fact of this kind that was stored with an older schema, as it would be stored now."""
+        """The `body` of a fact of this kind that was stored with an older `schema_version`, as it would be now."""
         return body
 
 
@@ -325,14 +330,37 @@ class Product(Fact):
 
 
 class Picture(Fact):
-    """A plot or picture for the weblog."""
+    """A plot or picture for the weblog.
+
+    Attributes:
+        kind: what it shows; None where it was made before that was told.
+        vis: the MS that it is of, if of one.
+        subject: path of the calibration table or image that it shows. The planes of a cube have the same one, and
+            come in the order of channels.
+        antenna: name of the only antenna that it shows; None: it shows all.
+        channel: which one of the cube, counted from 0, a plane is.
+        frequency: of a plane, in Hz.
+    """
 
     identity: ClassVar[tuple[str, ...]] = ("path",)
+    # 2: `kind`, `vis`, `subject`, `antenna`, `channel` and `frequency`.
+    schema_version: ClassVar[int] = 2
 
     path: str
     title: str
     caption: str
     topic: Literal["observation", "flagging", "calibration", "image"]
+    kind: PictureKind | None = None
+    vis: str | None = None
+    subject: str | None = None
+    antenna: str | None = None
+    channel: int | None = None
+    frequency: float | None = None
+
+    @property
+    def one_of_many(self) -> bool:
+        """Whether it is a detail, of which there are as many as planes or antennas."""
+        return self.kind == "plane" or self.antenna is not None
 
 
 class Decision(Fact):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from surgeline.clusters import local
-from surgeline.clusters.batch import BATCH_TYPES, settings_of
+from surgeline.clusters.batch import settings_of
 from surgeline.config import Configuration, load
 from surgeline.errors import ClusterError
 from surgeline.parallel.environment import Role, check_client, role
 from surgeline.parallel.foresight import NOTHING_MORE, Foreseen
+from surgeline.parallel.workforce import Workforce
 from surgeline.paths import casa_log
 from surgeline.work.casaprocess import CasaProcess
 from surgeline.work.outcome import Loss
@@ -21,8 +22,12 @@ from surgeline.work.surroundings import Ask
 from surgeline.work.taskqueue import Backend
 
 if TYPE_CHECKING:
+    from surgeline.clusters.fleet import Fleet
     from surgeline.parallel.batchworkers import BatchWorkers
     from surgeline.parallel.mpihelpers import MpiBackend
+
+# What runs jobs where no cluster does.
+_WITHOUT_CLUSTER = {"serial": "this process", "mpi": "the MPI session"}
 
 
 def choose(configuration: Configuration, cluster: str | None = None, asked: str | None = None) -> tuple[str, str]:
@@ -104,6 +109,8 @@ class Backends:
         self.surging: dict[str, BatchWorkers] = {}
         # Of all others that were opened, how many workers each has, and when (Unix time) these were ready.
         self.standing: list[tuple[int, float]] = []
+        # Local workers that are being started.
+        self._local_to_come: list[Workforce] = []
         self._closed = False
 
     def foresee(self, foreseen: Mapping[str, Foreseen]) -> None:
@@ -125,7 +132,7 @@ class Backends:
         """
         with self._opening:
             if self._closed:
-                raise ClusterError("the session is stopping", "")
+                raise ClusterError("the session is stopping", "go on with it: surgeline resume")
             kind, _ = choose(self._configuration, cluster, asked)
             mpi = self._get("mpi", self._open_mpi) if role() is Role.MPI_CLIENT else None
             if kind == "mpi":
@@ -146,6 +153,17 @@ class Backends:
     def workers(self) -> int:
         """How many workers there are in all."""
         return sum(backend.workers for backend in self._opened.values())
+
+    def workforce(self) -> list[Workforce]:
+        """The workers of each cluster that is open, as they are now."""
+        found = list(self._local_to_come)
+        for key, backend in list(self._opened.items()):
+            name = key.removeprefix("dask ")
+            if name in self.surging:
+                found.append(_of_queue(name, self.surging[name].fleet))
+            else:
+                found.append(Workforce(_WITHOUT_CLUSTER.get(key, name), backend.workers))
+        return found
 
     def doing(self) -> dict[str, str]:
         """Which jobs each busy server of an MPI session has."""
@@ -187,13 +205,17 @@ class Backends:
         return SerialBackend(process, self._ask, nested_settings(self._configuration, cores))
 
     def _open_dask(self, name: str) -> Backend:
-        kind = self._configuration.settings.clusters[name].type
-        if kind in BATCH_TYPES:
+        if self._configuration.settings.clusters[name].has_queue:
             return self._open_batch(name)
         from surgeline.parallel.localworkers import LocalWorkers
 
-        self._starting(str(local.plan(self._configuration, name)))
-        return LocalWorkers(self._configuration, name, self._folder, self._logs, self._lost, self._ask)
+        asked = local.plan(self._configuration, name)
+        self._starting(str(asked))
+        self._local_to_come = [Workforce(name, 0, asked.workers)]
+        try:
+            return LocalWorkers(self._configuration, name, self._folder, self._logs, self._lost, self._ask)
+        finally:
+            self._local_to_come = []
 
     def _open_batch(self, name: str) -> Backend:
         from surgeline.parallel.batchworkers import BatchWorkers
@@ -237,6 +259,14 @@ class Backends:
         self._starting("the servers of the MPI session")
         self._mpi = MpiBackend(self._configuration, self._folder, self._logs, self._lost, self._ask)
         return self._mpi
+
+
+def _of_queue(name: str, fleet: Fleet) -> Workforce:
+    alive = [berth for berth in fleet.berths() if berth.alive]
+    there = sum(berth.state == "running" and berth.came is not None for berth in alive)
+    waiting = [berth.kind for berth in alive if berth.state == "waiting"]
+    reasons = dict.fromkeys(reason for kind in dict.fromkeys(waiting) if (reason := fleet.reason(kind)))
+    return Workforce(name, there, len(alive) - there - len(waiting), len(waiting), "; ".join(reasons))
 
 
 def open_backend(

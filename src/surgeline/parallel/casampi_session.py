@@ -331,7 +331,10 @@ class _Session:
         except SurgelineError as error:
             answer = error
         except Exception as error:  # noqa: BLE001 - the job waits for an answer, whatever it is
-            answer = ContextError(f"the session could not answer: {type(error).__name__}: {error}", "")
+            answer = ContextError(
+                f"the session could not answer: {type(error).__name__}: {error}",
+                "see what the session itself says; when that is mended: surgeline resume",
+            )
         write_bytes(self._folder / "answer.pickle", pickle.dumps(answer))
 
     def _last_words(self) -> str:

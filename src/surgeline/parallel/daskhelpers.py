@@ -159,6 +159,8 @@ class DaskBackend(Dispatcher):
         """
         from surgeline.parallel.othertasks import OtherTasks
 
+        if self._others is not None:
+            return self._cluster
         others = OtherTasks(self._cluster, self._client.id, self.submit, self._withdraw, self._news.put)
         try:
             self._cluster.sync(others.open, self.results_port)

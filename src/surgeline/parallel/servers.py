@@ -358,7 +358,10 @@ def _answer(channel: Channel, rank: int, ask: Ask, query: Any) -> None:
     except SurgelineError as error:
         answer = error
     except Exception as error:  # noqa: BLE001 - the server waits for an answer, whatever it is
-        answer = ContextError(f"the session could not answer: {type(error).__name__}: {error}", "")
+        answer = ContextError(
+            f"the session could not answer: {type(error).__name__}: {error}",
+            "see what the session itself says; when that is mended: surgeline resume",
+        )
     channel.answer(rank, answer)
 
 

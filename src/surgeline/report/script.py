@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from surgeline.context.records import Command
-from surgeline.context.store import Context
+from surgeline.context.view import View
 from surgeline.report.units import utc
 from surgeline.work.casasignature import signature, task_names
 
@@ -17,7 +17,7 @@ _FOLDERS = ("data", "calibration", "images", "products")
 _LINE_LENGTH = 100
 
 
-def commands_script(record: Mapping[str, Any], context: Context) -> str:
+def commands_script(record: Mapping[str, Any], context: View) -> str:
     """The calls of all finished stages, in order, as a Python script for CASA.
 
     Args:
@@ -36,7 +36,7 @@ def commands_script(record: Mapping[str, Any], context: Context) -> str:
     return "\n\n".join([_header(record), _imports("\n".join([start, *body])), start, *body]) + "\n"
 
 
-def stage_calls(stage: Mapping[str, Any], context: Context) -> list[str]:
+def stage_calls(stage: Mapping[str, Any], context: View) -> list[str]:
     """What a stage of the record did, as calls without arguments that equal the task's defaults.
 
     Stages that know better than CASA's log what to run say so in Command facts.
@@ -48,6 +48,8 @@ def stage_calls(stage: Mapping[str, Any], context: Context) -> list[str]:
     return [without_defaults(text) for text in told or logged]
 
 
+# Pages are made again and again while a session runs.
+@lru_cache(maxsize=4096)
 def without_defaults(text: str) -> str:
     """A call of a CASA task less the arguments that equal its defaults; one a line where it is long.
 

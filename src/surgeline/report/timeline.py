@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from surgeline.report.names import job_anchor, stage_file
 from surgeline.report.units import clock, duration, gigabytes
 
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 _UNITS = ("d", "h", "min", "s")
 _MOST_TICKS = 8
 _NARROWEST = 0.1
+# Finer is not seen.
+_STEPS_OF_LOAD = 500
 # Six colours that colour-blind people can tell apart, each plain, striped and dotted.
 COLOURS = 18
 
@@ -47,11 +50,26 @@ class Lane:
 
 
 @dataclass(frozen=True)
+class Load:
+    """How many jobs ran and how many waited over time: areas, as `d` of SVG paths in a box of 100 by `most`."""
+
+    running: str
+    waiting: str
+    most_running: int
+    most_waiting: int
+
+    @property
+    def most(self) -> int:
+        return max(1, self.most_running, self.most_waiting)
+
+
+@dataclass(frozen=True)
 class Timeline:
     """The stages above the workers; `pauses` are where a session ended and a later one resumed."""
 
     stages: Sequence[Lane]
     workers: Sequence[Lane]
+    load: Load
     ticks: Sequence[Mark]
     pauses: Sequence[Mark]
 
@@ -86,7 +104,9 @@ def draw(record: Mapping[str, Any], now: float) -> Timeline | None:
     time = RunningTime(record, now)
     if not time.total or not any(stage.get("started") for stage in record.get("stages", [])):
         return None
-    return Timeline(_stage_lanes(record, time, now), _worker_lanes(record, time), _ticks(time), _pauses(time))
+    return Timeline(
+        _stage_lanes(record, time, now), _worker_lanes(record, time), _load(record, time), _ticks(time), _pauses(time)
+    )
 
 
 def _stage_lanes(record: Mapping[str, Any], time: RunningTime, now: float) -> list[Lane]:
@@ -102,7 +122,7 @@ def _stage_lanes(record: Mapping[str, Any], time: RunningTime, now: float) -> li
             width=max(time.percent(end) - time.percent(start), _NARROWEST),
             colour=number % COLOURS,
             title=f"Stage {stage['name']}: {duration(end - start)}, {stage.get('state')}",
-            target=f"stage-{number}",
+            target=stage_file(number, stage["name"]),
             label=stage["name"],
             failed=stage.get("state") == "failed",
         )
@@ -129,6 +149,42 @@ def _worker_lanes(record: Mapping[str, Any], time: RunningTime) -> list[Lane]:
     return [Lane(name, bars.get(name, ()), losses.get(name, ())) for name in names]
 
 
+def _load(record: Mapping[str, Any], time: RunningTime) -> Load:
+    jobs = [job for stage in record["stages"] for job in stage.get("jobs", ()) if job.get("started")]
+    running = _counts(
+        [(time.percent(job["started"]), time.percent(job["ended"])) for job in jobs if job.get("ended")]
+    )
+    waiting = _counts(
+        [(time.percent(job["submitted"]), time.percent(job["started"])) for job in jobs if job.get("submitted")]
+    )
+    most = max(1, *running, *waiting)
+    return Load(_area(running, most), _area(waiting, most), max(running), max(waiting))
+
+
+def _counts(spans: Sequence[tuple[float, float]]) -> list[int]:
+    """How many spans (in percent) there are at once, at most, in each of the steps of a drawing."""
+    changes = [(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans]
+    most = [0] * _STEPS_OF_LOAD
+    count = reached = 0
+    # Of a moment at which one ends and another begins, the end comes first.
+    for at, change in sorted(changes):
+        step = min(int(at * _STEPS_OF_LOAD / 100), _STEPS_OF_LOAD - 1)
+        most[reached + 1 : step + 1] = [count] * (step - reached)
+        reached = max(reached, step)
+        count += change
+        most[step] = max(most[step], count)
+    return most
+
+
+def _area(counts: Sequence[int], most: int) -> str:
+    """Steps from left to right, upwards from `most`, drawn where the count changes."""
+    parts = [f"M0 {most}"]
+    for step, (count, before) in enumerate(zip(counts, [0, *counts], strict=False)):
+        if count != before:
+            parts.append(f"H{100 * step / _STEPS_OF_LOAD:g}V{most - count}")
+    return "".join([*parts, f"H100V{most}Z"])
+
+
 def _loss_mark(loss: Mapping[str, Any], job: Mapping[str, Any], time: RunningTime) -> Mark:
     title = f"{loss['worker']} was lost at {clock(loss['when'])} UTC: {loss['how']} ({job['name']})"
     return Mark(time.percent(loss["when"]), title)
@@ -145,7 +201,7 @@ def _job_bar(job: Mapping[str, Any], stage: str, stage_number: int, number: int,
             f"{job['name']} (stage {stage}): {duration(job['ended'] - job['started'])}, "
             f"peak memory {gigabytes(job.get('peak_memory'))} GB{', failed' if failed else ''}"
         ),
-        target=f"job-{stage_number}-{number}",
+        target=f"{stage_file(stage_number, stage)}#{job_anchor(number)}",
         failed=failed,
     )
 

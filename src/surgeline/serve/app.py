@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import HTMLResponse
 
 import surgeline
-from surgeline.serve import eventroutes, productroutes, routes
+from surgeline.serve import eventroutes, productroutes, routes, weblogroutes
 from surgeline.serve.description import description
 from surgeline.serve.guard import Guard
 from surgeline.serve.problems import tell_problems
@@ -50,6 +50,7 @@ def make_app(
     app.state.ending = lambda: False
     for part in (routes, productroutes, eventroutes):
         app.include_router(part.router, prefix=PREFIX)
+    app.include_router(weblogroutes.router)
     content = description(app, token is not None)
     app.openapi = lambda: content  # type: ignore[method-assign]  # as FastAPI has it
     tell_problems(app)

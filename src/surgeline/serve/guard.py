@@ -60,7 +60,8 @@ class Guard:
                 begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
-                    headers[name] = value
+                    # What pages of a weblog may do they say themselves.
+                    headers.setdefault(name, value)
                 # What is known changes, and is not for those who share a cache.
                 headers.setdefault("cache-control", "no-store")
                 if "allow" in headers:

@@ -91,6 +91,16 @@ def _response(request: Request, file: BinaryIO, product: ProductFile) -> Respons
     return _FileResponse(file, begin, end, HTTPStatus.PARTIAL_CONTENT, headers)
 
 
+def whole_file(folder: Path, name: str, headers: dict[str, str]) -> Response:
+    """The answer that is a whole file of a folder, as it is now.
+
+    Raises:
+        Refused: there is no such file, or it is not inside of the folder.
+    """
+    file = open_inside(folder, name)
+    return _FileResponse(file, 0, os.fstat(file.fileno()).st_size, HTTPStatus.OK, headers)
+
+
 def open_inside(folder: Path, name: str) -> BinaryIO:
     """Open a file inside of a folder.
 

@@ -18,11 +18,12 @@ from surgeline.context.records import (
     Roles,
 )
 from surgeline.errors import DataError
-from surgeline.stages.flag import flag_summary
+from surgeline.stages.flag import flag_summary, flagged_shares
+from surgeline.stages.plots import asking
 from surgeline.stages.stage import Parameters as StageParameters
-from surgeline.stages.stage import Stage
+from surgeline.stages.stage import Stage, stage
 from surgeline.work.jobs import JobRequest
-from surgeline.work.procedure import Procedure, together
+from surgeline.work.procedure import Aside, Procedure, together
 
 
 class Parameters(StageParameters):
@@ -37,6 +38,7 @@ class Parameters(StageParameters):
     mode: str = "calflag"
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Apply the tables of each MS, calibrators with their own gains and targets with the nearest calibrator's."""
     found = yield from together([_one(stage, parameters, observation) for observation in stage.known(Observation)])
@@ -94,6 +96,12 @@ def _one(stage: Stage, parameters: Parameters, observation: Observation) -> Proc
             name=f"flag summary of {observation.vis}"
         )
     ]
+    shares = flagged_shares(observation, {"after": counted})
+    for before in stage.known(FlagSummary, vis=observation.vis)[-1:]:
+        shares["antenna"] = {**shares["antenna"], "before": before.antennas}
+        shares["field"] = {**shares["field"], "before": before.fields}
+    plot, pictures = asking.of_flags(stage.name, observation.vis, shares)
+    yield Aside([plot])
     flags: FlagSummary = flag_summary(observation.vis, stage.name, counted)
     columns = {"RAW": "DATA", "CALIBRATED": "CORRECTED_DATA"}
     left = QualityScore(
@@ -103,7 +111,7 @@ def _one(stage: Stage, parameters: Parameters, observation: Observation) -> Proc
         score=1.0 - flags.total,
         reason=f"{100.0 * flags.total:.3g} % of the data are flagged",
     )
-    return [*facts, flags, DataColumns(vis=observation.vis, after=stage.name, columns=columns), left]
+    return [*facts, flags, *pictures, DataColumns(vis=observation.vis, after=stage.name, columns=columns), left]
 
 
 def current_tables(tables: list[CalibrationTable]) -> list[CalibrationTable]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from surgeline.context.records import CalibrationTable, Fact, Observation, Picture, ReferenceAntenna, Roles
-from surgeline.paths import caltable, picture
-from surgeline.stages import plots
+from surgeline.context.records import CalibrationTable, Fact, Observation, ReferenceAntenna, Roles
+from surgeline.paths import caltable
+from surgeline.stages.plots import asking
 from surgeline.stages.solving import selections, solve
 from surgeline.stages.stage import Parameters as StageParameters
-from surgeline.stages.stage import Stage
-from surgeline.work.jobs import FunctionCall
+from surgeline.stages.stage import Stage, stage
 from surgeline.work.procedure import Aside, Procedure, together
 
 
@@ -28,6 +27,7 @@ class Parameters(StageParameters):
     initial_phase: bool = True
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Solve on the bandpass calibrator of each MS, each spectral window by its own job."""
     found = yield from together([_one(stage, parameters, observation) for observation in stage.known(Observation)])
@@ -56,18 +56,7 @@ def _one(stage: Stage, parameters: Parameters, observation: Observation) -> Proc
         table,
         {**common, "solint": parameters.solint, "combine": parameters.combine, "gaintable": gaintable},
     )
-    path = picture(f"{stage.name}.{observation.vis}")
-    names = {antenna.id: antenna.name for antenna in observation.antennas}
-    drawing = FunctionCall(plots.bandpass, table, names, path).declare(
-        name=f"plot {path}", reads=[table], writes=[path]
-    )
-    yield Aside([drawing])
-    return [
-        CalibrationTable(vis=observation.vis, path=table, kind="B", solved_on=roles.bandpass),
-        Picture(
-            path=path,
-            title=f"{observation.vis}: bandpass",
-            caption="Amplitude and phase over frequency, one line for each antenna and polarisation.",
-            topic="calibration",
-        ),
-    ]
+    title = f"{observation.vis}: bandpass"
+    plot, pictures = asking.of_solutions("bandpass", table, observation, observation.vis, title)
+    yield Aside([plot])
+    return [CalibrationTable(vis=observation.vis, path=table, kind="B", solved_on=roles.bandpass), *pictures]

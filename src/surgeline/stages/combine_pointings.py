@@ -13,7 +13,7 @@ from pathlib import PurePath
 
 from pydantic import Field, PositiveFloat
 
-from surgeline.context.records import Dataset, Decision, Fact, Image, ImagePlan, Observation, Picture, Product
+from surgeline.context.records import Dataset, Decision, Fact, Image, ImagePlan, Observation, Product
 from surgeline.errors import DataError
 from surgeline.imaging.linearmosaic import (
     Layout,
@@ -25,12 +25,14 @@ from surgeline.imaging.linearmosaic import (
     remove,
 )
 from surgeline.imaging.statistics import measure
-from surgeline.paths import image, picture, product, safe_name
-from surgeline.stages import plots
+from surgeline.paths import image, product, safe_name
 from surgeline.stages.export import export_fits
+from surgeline.stages.plots import asking
+from surgeline.stages.plots.images import ImageFiles
+from surgeline.stages.plots.pixels import read_frequencies
 from surgeline.stages.pointings import Mosaic, Pointing, find_mosaics, pointings_of
 from surgeline.stages.stage import Parameters as StageParameters
-from surgeline.stages.stage import Stage
+from surgeline.stages.stage import Stage, stage
 from surgeline.work.jobs import FunctionCall
 from surgeline.work.procedure import Aside, Procedure, together
 
@@ -65,6 +67,7 @@ class _Part:
         return PointingImage(f"{stem}.image{term}", f"{stem}.residual{term}", f"{stem}.pb{term}")
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Make each mosaic.
 
@@ -125,16 +128,18 @@ def _combine(stage: Stage, parameters: Parameters, mosaic: Mosaic, parts: Sequen
             name=f"finish {name}", reads=[sums], writes=[path, sensitivity]
         )
     ]
-    drawing, exported = picture(name), product(f"{name}.sensitivity.fits")
-    (measured, (size, checksum), _) = yield [
+    exported = product(f"{name}.sensitivity.fits")
+    (measured, frequencies, (size, checksum), _) = yield [
         FunctionCall(measure, path).declare(name=f"measure {name}", reads=[path]),
+        FunctionCall(read_frequencies, path).declare(name=f"frequencies of {name}", reads=[path]),
         FunctionCall(export_fits, sensitivity, exported, False, {"OBJECT": mosaic.name}).declare(
             name=f"export {exported}", reads=[sensitivity], writes=[exported]
         ),
         FunctionCall(remove, [sums]).declare(name=f"tidy up {name}", keeps=[sums]),
     ]
-    plot = FunctionCall(plots.image, path, drawing)
-    yield Aside([plot.declare(name=f"plot {name}", reads=[path], writes=[drawing])])
+    caption = f"corrected for the primary beam; noise {least * 1e3:.3g} mJy/beam where it is least"
+    plot, pictures = asking.of_image(name, name, caption, ImageFiles(path), frequencies)
+    yield Aside([plot])
     beam = layout.beam
     return [
         Image(path=path, stem=stem, kind=parts[0].image.kind, field=mosaic.name, corrected=True, **measured),
@@ -147,12 +152,7 @@ def _combine(stage: Stage, parameters: Parameters, mosaic: Mosaic, parts: Sequen
             + (", to which they were convolved" if layout.smoothed else ""),
             reason="pointings that overlap: " + ", ".join(part.pointing.field.name for part in parts),
         ),
-        Picture(
-            path=drawing,
-            title=name,
-            caption=f"corrected for the primary beam; noise {least * 1e3:.3g} mJy/beam where it is least",
-            topic="image",
-        ),
+        *pictures,
     ]
 
 

@@ -13,7 +13,7 @@ from surgeline.errors import RecipeError
 from surgeline.paths import dataset, safe_name
 from surgeline.stages.solving import edge_channels
 from surgeline.stages.stage import Parameters as StageParameters
-from surgeline.stages.stage import Stage
+from surgeline.stages.stage import Stage, stage
 from surgeline.work.jobs import FunctionCall, JobRequest
 from surgeline.work.procedure import Procedure, together
 
@@ -40,6 +40,7 @@ class Parameters(StageParameters):
     fitorder: NonNegativeInt = 0
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """One calibrated MS for each target, and one without continuum where there is a line."""
     asked = [

@@ -14,7 +14,7 @@ from surgeline.context.records import CalibrationTable, Command, Fact, Image, Ob
 from surgeline.errors import DataError
 from surgeline.paths import partial, product, write_text
 from surgeline.stages.stage import Parameters as StageParameters
-from surgeline.stages.stage import Stage
+from surgeline.stages.stage import Stage, stage
 from surgeline.work.jobs import FunctionCall, JobRequest
 from surgeline.work.procedure import Procedure
 
@@ -31,6 +31,7 @@ class Parameters(StageParameters):
     velocity: bool = False
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Export each image by its own job, then write the manifest."""
     images = stage.known(Image)

@@ -4,15 +4,17 @@ reference antenna among what is left."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import NonNegativeFloat
 
 from surgeline.context.records import Decision, Fact, FlagSummary, Observation, ReferenceAntenna
+from surgeline.stages.plots import asking
 from surgeline.stages.stage import Parameters as StageParameters
-from surgeline.stages.stage import Stage
-from surgeline.work.jobs import JobRequest
-from surgeline.work.procedure import Procedure
+from surgeline.stages.stage import Stage, stage
+from surgeline.work.jobs import Job, JobRequest
+from surgeline.work.procedure import Aside, Procedure
 
 _REFERENCE_ANTENNAS = 5
 
@@ -39,6 +41,7 @@ class Parameters(StageParameters):
     reference_antenna: tuple[str, ...] = ()
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Flag each MS in one pass over its data."""
     observations = stage.known(Observation)
@@ -51,11 +54,16 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
         for seen in observations
     ]
     facts: list[Fact] = []
+    plots: list[Job] = []
     for observation, reports in zip(observations, counted, strict=True):
         early, late = (_report(reports, name) for name in ("before", "after"))
         facts.append(flag_summary(observation.vis, "import", early))
         flags = flag_summary(observation.vis, stage.name, late)
         facts.append(flags)
+        shares = flagged_shares(observation, {"before": early, "after": late})
+        plot, pictures = asking.of_flags(stage.name, observation.vis, shares)
+        plots.append(plot)
+        facts += pictures
         chosen = choose_reference_antenna(observation, flags, parameters.reference_antenna)
         facts.append(chosen)
         facts.append(
@@ -66,6 +74,7 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
                 reason=chosen.reason,
             )
         )
+    yield Aside(plots)
     return facts
 
 
@@ -92,17 +101,40 @@ def _report(reports: dict[str, Any], name: str) -> dict[str, Any]:
 
 def flag_summary(vis: str, after: str, counted: dict[str, Any]) -> FlagSummary:
     """Fractions from the counts that flagdata's summary returns."""
-
-    def fraction(counts: dict[str, float]) -> float:
-        return float(counts["flagged"] / counts["total"]) if counts["total"] else 0.0
-
     return FlagSummary(
         vis=vis,
         after=after,
-        total=fraction(counted),
-        fields={name: fraction(counts) for name, counts in counted.get("field", {}).items()},
-        antennas={name: fraction(counts) for name, counts in counted.get("antenna", {}).items()},
+        total=_fraction(counted),
+        fields=_fractions(counted, "field"),
+        antennas=_fractions(counted, "antenna"),
     )
+
+
+def flagged_shares(
+    observation: Observation, counted: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Fractions by antenna, spectral window and field, then by when, from flagdata's summaries at these times."""
+    known = {
+        "antenna": [antenna.name for antenna in observation.antennas],
+        "spw": [str(window.id) for window in observation.spectral_windows],
+        "field": list(dict.fromkeys(field.name for field in observation.fields)),
+    }
+    return {
+        "spectral window" if by == "spw" else by: {
+            when: {name: fractions[name] for name in names if name in fractions}
+            for when, report in counted.items()
+            for fractions in [_fractions(report, by)]
+        }
+        for by, names in known.items()
+    }
+
+
+def _fractions(counted: dict[str, Any], by: str) -> dict[str, float]:
+    return {name: _fraction(counts) for name, counts in counted.get(by, {}).items()}
+
+
+def _fraction(counts: dict[str, float]) -> float:
+    return float(counts["flagged"] / counts["total"]) if counts["total"] else 0.0
 
 
 def choose_reference_antenna(

@@ -7,16 +7,18 @@ from typing import Any
 
 from surgeline.context.records import CalibrationTable, Decision, Fact, FluxDensity, Observation, Roles
 from surgeline.paths import caltable
+from surgeline.stages.plots import asking
 from surgeline.stages.stage import Parameters as StageParameters
-from surgeline.stages.stage import Stage
-from surgeline.work.jobs import JobRequest
-from surgeline.work.procedure import Procedure
+from surgeline.stages.stage import Stage, stage
+from surgeline.work.jobs import Job, JobRequest
+from surgeline.work.procedure import Aside, Procedure
 
 
 class Parameters(StageParameters):
     """Nothing to override: the roles of fields say it all."""
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Scale the gains of each MS that has calibrators of unknown flux density."""
     asked: list[tuple[Observation, Roles, CalibrationTable, tuple[int, ...]]] = []
@@ -49,15 +51,22 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
         ).declare(name=f"fluxscale {observation.vis}")
         for observation, roles, gains, transfer in asked
     ]
+    plots: list[Job] = []
     for (observation, roles, gains, transfer), result in zip(asked, results, strict=True):
         model = stage.known(FluxDensity, vis=observation.vis, kind="model")
         standard = model[0].standard if model else "the model"
         for number in transfer:
             facts += _measured(observation, number, result, standard)
+        scaled = caltable(stage.name, observation.vis, "F")
+        title = f"{observation.vis}: gains on the flux scale"
+        # Of single antennas, the gains before have pictures: these differ by factors alone.
+        plot, pictures = asking.of_solutions("gains", scaled, observation, observation.vis, title, single=False)
+        plots.append(plot)
+        facts += pictures
         facts.append(
             CalibrationTable(
                 vis=observation.vis,
-                path=caltable(stage.name, observation.vis, "F"),
+                path=scaled,
                 kind="F",
                 solved_on=gains.solved_on,
                 supersedes=gains.path,
@@ -71,6 +80,7 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
                 reason="measured against " + ", ".join(observation.field(number).name for number in roles.flux),
             )
         )
+    yield Aside(plots)
     return facts
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from surgeline.context.records import (
     CalibrationTable,
     Decision,
     Fact,
     Observation,
-    Picture,
     ReferenceAntenna,
     Roles,
 )
-from surgeline.paths import caltable, picture
-from surgeline.stages import plots
+from surgeline.paths import caltable
+from surgeline.stages.plots import asking
 from surgeline.stages.solving import flagged_fraction, selections, solve
 from surgeline.stages.stage import Parameters as StageParameters
-from surgeline.stages.stage import Stage
+from surgeline.stages.stage import Stage, stage
 from surgeline.work.jobs import FunctionCall
 from surgeline.work.procedure import Aside, Procedure, together
 
@@ -42,6 +39,7 @@ class Parameters(StageParameters):
     minimum_snr: float = 3.0
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Solve on all calibrators of each MS, with its bandpass applied, each spectral window by its own job."""
     found = yield from together([_one(stage, parameters, observation) for observation in stage.known(Observation)])
@@ -92,14 +90,8 @@ def _one(stage: Stage, parameters: Parameters, observation: Observation) -> Proc
             reason=reason,
         )
     )
-    kinds: list[tuple[str, Literal["gains", "phases"]]] = [(gains, "gains")]
-    if phases_first:
-        kinds.append((phases, "phases"))
-    names = {antenna.id: antenna.name for antenna in observation.antennas}
-    for table, what in kinds:
-        path = picture(f"{stage.name}.{vis}.{what}")
-        drawing = FunctionCall(plots.gains, table, names, path)
-        yield Aside([drawing.declare(name=f"plot {path}", reads=[table], writes=[path])])
-        caption = "Amplitude and phase over time, one colour for each antenna."
-        facts.append(Picture(path=path, title=f"{vis}: {what}", caption=caption, topic="calibration"))
+    for table, what in [(gains, "gains"), *([(phases, "phases")] if phases_first else [])]:
+        plot, pictures = asking.of_solutions("gains", table, observation, vis, f"{vis}: {what}")
+        yield Aside([plot])
+        facts += pictures
     return facts

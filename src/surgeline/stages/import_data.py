@@ -7,15 +7,15 @@ import subprocess
 from pathlib import Path
 
 from surgeline.context.matching import MatchOverride, match_fields, match_windows_exactly
-from surgeline.context.records import Command, DataColumns, Dataset, Decision, Fact, Observation, Picture, Project
+from surgeline.context.records import Command, DataColumns, Dataset, Decision, Fact, Observation, Project
 from surgeline.errors import DataError
-from surgeline.paths import dataset, partial, picture
-from surgeline.stages import plots
+from surgeline.paths import dataset, partial
 from surgeline.stages.inputs import Input, find_input
 from surgeline.stages.observation import read_observation
+from surgeline.stages.plots import asking
 from surgeline.stages.roles import find_roles
 from surgeline.stages.stage import Parameters as StageParameters
-from surgeline.stages.stage import Stage
+from surgeline.stages.stage import Stage, stage
 from surgeline.work.jobs import FunctionCall, Job, JobRequest
 from surgeline.work.procedure import Aside, Procedure
 
@@ -34,6 +34,7 @@ class Parameters(StageParameters):
     matches: tuple[MatchOverride, ...] = ()
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Make one MS of each observation. The user's own data are copied, never changed."""
     inputs = [find_input(reference) for reference in stage.vis]
@@ -54,7 +55,7 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
         )
     )
     facts: list[Fact] = []
-    pictures: list[Job] = []
+    plots: list[Job] = []
     for found, observation in zip(inputs, observations, strict=True):
         vis = observation.vis
         roles = find_roles(observation, parameters.flux, parameters.bandpass, parameters.phase, parameters.target)
@@ -68,19 +69,10 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
         if found.kind == "MS":
             # Copying is no CASA task, so the script has to be told; other imports log their own call.
             facts.append(Command(stage=stage.name, text=f"shutil.copytree({str(found.path)!r}, {vis!r})"))
-        path = picture(f"{observation.vis}.array")
-        pictures.append(FunctionCall(plots.array, observation, path).declare(name=f"plot {path}", writes=[path]))
-        facts.append(
-            Picture(
-                path=path,
-                title=f"{vis}: array and uv coverage",
-                caption=(
-                    f"{len(observation.antennas)} antennas; longest baseline {observation.longest_baseline:.0f} m"
-                ),
-                topic="observation",
-            )
-        )
-    yield Aside(pictures)
+        plot, pictures = asking.of_observation(observation, roles)
+        plots.append(plot)
+        facts += pictures
+    yield Aside(plots)
     facts += [
         Project(code=code, observer=found.observer, telescope=found.telescope, recipe=stage.recipe)
         for code, found in {observation.project: observation for observation in observations}.items()

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from surgeline.context.records import Command, Decision, Fact, Image, ImagePlan, Picture
+from surgeline.context.records import Command, Decision, Fact, Image, ImagePlan
 from surgeline.errors import DataError
 from surgeline.imaging.cleaned import Cleaned
 from surgeline.imaging.gpu.engines import Engine, Gridding, Otherwise
 from surgeline.imaging.products import product
 from surgeline.imaging.statistics import measure
 from surgeline.imaging.ways import Way, check_way, clean_image
-from surgeline.paths import picture
-from surgeline.stages import plots
+from surgeline.stages.plots import asking
+from surgeline.stages.plots.images import ImageFiles
+from surgeline.stages.plots.pixels import read_frequencies
 from surgeline.stages.stage import Parameters as StageParameters
-from surgeline.stages.stage import Stage
+from surgeline.stages.stage import Stage, stage
 from surgeline.work.jobs import FunctionCall, JobRequest
 from surgeline.work.procedure import Aside, Procedure, together
 
@@ -39,6 +40,7 @@ class Parameters(StageParameters):
     otherwise: Otherwise | None = None
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Make the planned images.
 
@@ -76,8 +78,7 @@ def _one(stage: Stage, plan: ImagePlan, way: Way, gridding: Gridding) -> Procedu
     made = {product(plan.arguments, "image"): False}
     if plan.arguments.get("pbcor"):
         made[product(plan.arguments, "image.pbcor")] = True
-    path, *_ = made
-    drawing = picture(plan.name)
+    path, *corrected = made
     details = {
         "field": plan.field,
         "kind": plan.kind,
@@ -87,19 +88,34 @@ def _one(stage: Stage, plan: ImagePlan, way: Way, gridding: Gridding) -> Procedu
         "major_cycles": cleaned.major_cycles,
         "stop": cleaned.stop,
     }
-    found = yield [
+    looks = [
         FunctionCall(measure, image).declare(name=f"measure {image.rpartition('/')[2]}", reads=[image])
         for image in made
     ]
+    if plan.kind == "cube":
+        looks.append(FunctionCall(read_frequencies, path).declare(name=f"frequencies of {plan.name}", reads=[path]))
+    found = yield looks
     measured = found[0]
-    plot = FunctionCall(plots.image, path, drawing)
-    yield Aside([plot.declare(name=f"plot {plan.name}", reads=[path], writes=[drawing])])
+    frequencies = found[len(made)] if plan.kind == "cube" else ()
+    files = ImageFiles(
+        path,
+        residual=product(plan.arguments, "residual"),
+        mask=f"{plan.arguments['imagename']}.mask",
+        corrected="".join(corrected),
+        masks_sources=plan.arguments.get("usemask") != "pb",
+    )
+    caption = (
+        f"peak {measured['maximum'] * 1e3:.4g}, rms {measured['rms'] * 1e3:.3g} mJy/beam; "
+        f"{cleaned.iterations} iterations, stopped by: {cleaned.stop}"
+    )
+    plot, pictures = asking.of_image(plan.name, plan.name, caption, files, frequencies, plan.vis)
+    yield Aside([plot])
     # However it was made, its pixels are those of this one call.
     command = Command(stage=stage.name, text=JobRequest("tclean", cleaned.arguments).command())
     return [
         *(
             Image(path=image, corrected=corrected, **details, **numbers)
-            for (image, corrected), numbers in zip(made.items(), found, strict=True)
+            for (image, corrected), numbers in zip(made.items(), found, strict=False)
         ),
         command,
         Decision(
@@ -110,15 +126,7 @@ def _one(stage: Stage, plan: ImagePlan, way: Way, gridding: Gridding) -> Procedu
         ),
         Decision(stage=stage.name, what=f"how to make {plan.name}", value=chosen.way, reason=chosen.reason),
         *_engine(stage, plan, cleaned),
-        Picture(
-            path=drawing,
-            title=plan.name,
-            caption=(
-                f"peak {measured['maximum'] * 1e3:.4g}, rms {measured['rms'] * 1e3:.3g} mJy/beam; "
-                f"{cleaned.iterations} iterations, stopped by: {cleaned.stop}"
-            ),
-            topic="image",
-        ),
+        *pictures,
     ]
 
 

@@ -6,14 +6,13 @@ from typing import Literal
 
 from pydantic import PositiveFloat
 
-from surgeline.context.records import Decision, Fact, Image, Picture
+from surgeline.context.records import Decision, Fact, Image
 from surgeline.imaging.statistics import measure
 from surgeline.imaging.synthesis import plane_noise
-from surgeline.paths import picture
-from surgeline.stages import plots
+from surgeline.stages.plots import asking
 from surgeline.stages.stage import Parameters as StageParameters
-from surgeline.stages.stage import Stage
-from surgeline.work.jobs import FunctionCall, JobRequest
+from surgeline.stages.stage import Stage, stage
+from surgeline.work.jobs import FunctionCall, Job, JobRequest
 from surgeline.work.procedure import Aside, Procedure, together
 
 _SUFFIX: dict[int, Literal["moment 0", "moment 1"]] = {0: "moment 0", 1: "moment 1"}
@@ -31,6 +30,7 @@ class Parameters(StageParameters):
     threshold_sigma: PositiveFloat = 4.0
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Make moments 0 and 1 of each cube, each by its own job.
 
@@ -64,19 +64,11 @@ def _one(stage: Stage, parameters: Parameters, cube: Image) -> Procedure[list[Fa
         ).declare(name=f"moment {number} of {cube.field}", reads=[cube.path], writes=[path])
         for number, path in made.items()
     ]
-    drawings = {number: picture(f"{path.rpartition('/')[2]}") for number, path in made.items()}
     results = yield [
         FunctionCall(measure, path).declare(name=f"measure moment {number}", reads=[path])
         for number, path in made.items()
     ]
-    yield Aside(
-        [
-            FunctionCall(plots.image, path, drawings[number]).declare(
-                name=f"plot moment {number}", reads=[path], writes=[drawings[number]]
-            )
-            for number, path in made.items()
-        ]
-    )
+    plots: list[Job] = []
     facts: list[Fact] = [
         Decision(
             stage=stage.name,
@@ -87,13 +79,10 @@ def _one(stage: Stage, parameters: Parameters, cube: Image) -> Procedure[list[Fa
     ]
     for (number, path), measured in zip(made.items(), results, strict=True):
         facts.append(Image(path=path, stem=path, kind=_SUFFIX[number], field=cube.field, **measured))
-        facts.append(
-            Picture(
-                path=drawings[number],
-                title=f"{cube.field}: moment {number}",
-                caption=("integrated intensity" if number == 0 else "mean velocity")
-                + f", {measured['minimum']:.5g} to {measured['maximum']:.5g} {measured['unit']}",
-                topic="image",
-            )
-        )
+        what = "integrated intensity" if number == 0 else "mean velocity"
+        caption = f"{what}, {measured['minimum']:.5g} to {measured['maximum']:.5g} {measured['unit']}"
+        plot, pictures = asking.of_moment(f"{cube.field}: moment {number}", caption, path, number)
+        plots.append(plot)
+        facts += pictures
+    yield Aside(plots)
     return facts

@@ -30,7 +30,7 @@ from surgeline.stages.pointings import (
 )
 from surgeline.stages.solving import edge_channels
 from surgeline.stages.stage import Parameters as StageParameters
-from surgeline.stages.stage import Stage
+from surgeline.stages.stage import Stage, stage
 from surgeline.work.casasignature import signature
 from surgeline.work.procedure import Procedure
 
@@ -106,6 +106,7 @@ class _Target:
         return [window for window in self.observation.spectral_windows if window.id in seen]
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Decide; no jobs are needed."""
     plans: list[ImagePlan] = []

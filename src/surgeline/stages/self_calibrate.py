@@ -19,12 +19,12 @@ from surgeline.context.records import (
     Decision,
     Fact,
     ImagePlan,
-    Picture,
 )
 from surgeline.errors import DataError
 from surgeline.imaging.onejob import clean_in_one_job
-from surgeline.paths import caltable, picture
-from surgeline.stages import plots
+from surgeline.paths import caltable
+from surgeline.stages.plots import asking
+from surgeline.stages.plots.images import ImageFiles
 from surgeline.stages.selfcal_intervals import (
     Interval,
     Sampling,
@@ -36,7 +36,7 @@ from surgeline.stages.selfcal_intervals import (
 )
 from surgeline.stages.selfcal_model import Seen, look, place_model
 from surgeline.stages.selfcal_units import Parameters, Unit, each_window_once, find_units, split_targets
-from surgeline.stages.stage import Stage
+from surgeline.stages.stage import Stage, stage
 from surgeline.work.jobs import FunctionCall, JobRequest
 from surgeline.work.procedure import Aside, Procedure, together
 
@@ -81,6 +81,7 @@ class _Course:
     failed: list[str] = field(default_factory=list)
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Calibrate each target and window by itself, on a copy; what made images better is applied to the target's MS.
 
@@ -380,21 +381,21 @@ def _conclude(stage: Stage, course: _Course) -> Procedure[None]:
     drawings = []
     suffix = ".tt0" if unit.arguments.get("deconvolver") == "mtmfs" else ""
     for seen, when in [(first, "before"), (best, "after")] if course.kept else []:
-        path, drawn = picture(f"{unit.name}.{stage.name}.{when}"), f"{seen.stem}.image{suffix}"
-        drawings.append(
-            FunctionCall(plots.image, drawn, path).declare(name=f"plot {path}", reads=[drawn], writes=[path])
+        plot, pictures = asking.of_image(
+            f"{unit.name}: {when} self-calibration",
+            f"{unit.name}.{stage.name}.{when}",
+            f"peak {seen.peak * 1e3:.4g}, noise {seen.noise * 1e3:.3g} mJy/beam",
+            ImageFiles(f"{seen.stem}.image{suffix}"),
+            vis=unit.target.path,
+            topic="calibration",
         )
-        caption = f"peak {seen.peak * 1e3:.4g}, noise {seen.noise * 1e3:.3g} mJy/beam"
-        title = f"{unit.name}: {when} self-calibration"
-        course.facts.append(Picture(path=path, title=title, caption=caption, topic="calibration"))
-    names = {antenna.id: antenna.name for antenna in unit.observation.antennas}
+        drawings.append(plot)
+        course.facts += pictures
     for solved in course.kept:
-        path = picture(solved.table.rpartition("/")[2])
-        drawing = FunctionCall(plots.gains, solved.table, names, path)
-        drawings.append(drawing.declare(name=f"plot {path}", reads=[solved.table], writes=[path]))
-        caption = "Amplitude and phase over time, one colour for each antenna."
         title = f"{unit.name}: {solved.kind} from self-calibration"
-        course.facts.append(Picture(path=path, title=title, caption=caption, topic="calibration"))
+        plot, pictures = asking.of_solutions("gains", solved.table, unit.observation, unit.target.path, title)
+        drawings.append(plot)
+        course.facts += pictures
     yield Aside(drawings)
     yield [
         FunctionCall(remove, [unit.copy, *course.failed], course.past).declare(

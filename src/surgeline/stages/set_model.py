@@ -7,7 +7,7 @@ from pydantic import Field
 from surgeline.context.records import Decision, Fact, FluxDensity, Observation, Roles
 from surgeline.errors import DataError
 from surgeline.stages.stage import Parameters as StageParameters
-from surgeline.stages.stage import Stage
+from surgeline.stages.stage import Stage, stage
 from surgeline.work.jobs import JobRequest
 from surgeline.work.procedure import Procedure
 
@@ -28,6 +28,7 @@ class Parameters(StageParameters):
     flux_densities: dict[str, float] = Field(default_factory=dict)
 
 
+@stage
 def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
     """Write the model of each flux calibrator into its MS."""
     asked = []

@@ -152,6 +152,11 @@ class FunctionCall(Job):
     declared: Declaration
 
     def __init__(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> None:
+        """Of a function and its arguments.
+
+        Raises:
+            BadInput: it cannot be called.
+        """
         if not callable(function):
             raise BadInput(f"{function!r} cannot be called", "give FunctionCall a function and then its arguments")
         object.__setattr__(self, "function", function)

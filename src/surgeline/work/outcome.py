@@ -7,6 +7,10 @@ from typing import Any
 
 from surgeline.errors import JobFailed
 from surgeline.work.fingerprint import Fingerprint
+from surgeline.work.htmltext import Markup, coloured, element, folded, joined, table
+
+# So much of a value is shown of it.
+_MOST_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Loss:
     when: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """What came of one job: its value or its failure, and what running it took.
 
@@ -73,7 +77,13 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
+        """Whether the job went well."""
         return self.failure is None
+
+    @property
+    def seconds(self) -> float:
+        """How long it ran, the last time."""
+        return self.ended - self.started
 
     def result(self) -> Any:
         """The value of a job that went well.
@@ -88,3 +98,37 @@ class Outcome:
             f"{self.job} failed{where}: {self.failure.message}",
             f"it was {self.call}" + (f"\n{self.failure.traceback}" if self.failure.traceback else ""),
         )
+
+    def __repr__(self) -> str:
+        came = _short(self.value) if self.failure is None else f"failed ({self.failure.kind}): {self.failure.message}"
+        return f"<Outcome of {self.job!r}: {came}; {self._took()}>"
+
+    def _repr_html_(self) -> str:
+        """How it is shown in a notebook."""
+        if self.failure is None:
+            return joined([element("div", joined([self.job, ": ", coloured("finished")])), _details(self)])
+        told = [
+            element("div", joined([self.job, ": ", coloured("failed"), f" ({self.failure.kind})"])),
+            _details(self),
+        ]
+        if self.failure.traceback:
+            told.append(folded("traceback", element("pre", self.failure.traceback)))
+        return joined(told)
+
+    def _took(self) -> str:
+        where = [f"on {self.worker}"] if self.worker else []
+        memory = [f"{self.peak_memory / 1e6:.0f} MB"] if self.peak_memory else []
+        lost = [f"{len(self.losses)} workers lost before"] if self.losses else []
+        return ", ".join([f"{self.seconds:.3g} s", *where, *memory, *lost])
+
+
+def _details(outcome: Outcome) -> Markup:
+    failure = outcome.failure
+    came = ("value", _short(outcome.value)) if failure is None else ("failure", failure.message)
+    lost = [("lost", f"{loss.worker}: {loss.how}") for loss in outcome.losses]
+    return table(("", ""), [came, ("call", outcome.call), ("took", outcome._took()), *lost])
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"

@@ -61,7 +61,7 @@ class Resources(BaseModel):
     walltime: Annotated[PositiveInt, BeforeValidator(parse_walltime)] | None = None
 
     def fits(self, capacity: Resources) -> bool:
-        """Whether that offers what is asked for here; memory and walltime of which it says nothing are no limit."""
+        """Whether `capacity` has what is asked for here; memory and walltime that it does not say are no limit."""
         return (
             self.cores <= capacity.cores
             and self.gpus <= capacity.gpus

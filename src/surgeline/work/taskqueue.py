@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from surgeline.work.htmltext import bar, element, joined, table
 from surgeline.work.jobs import FunctionCall, Job, JobRequest, PipelineTask
 from surgeline.work.outcome import Outcome
 
@@ -49,8 +50,7 @@ class TaskQueue:
     """Runs jobs on a backend and returns their outcomes.
 
     One failed job neither hides its cause nor loses the results of the others: every job added gives one
-    Outcome, in the order added. With `unique`, a job that equals one already added is dropped. A queue that is
-    not `urgent` lets the jobs of others go first.
+    Outcome, in the order added.
 
     Use it as a context manager: leaving it waits for its jobs, or cancels them when an exception leaves it.
     """
@@ -63,6 +63,15 @@ class TaskQueue:
         added: Callable[[str, Job], None] | None = None,
         done: Callable[[str, Job, Outcome], None] | None = None,
     ) -> None:
+        """Of a backend; nothing is started.
+
+        Args:
+            backend: runs the jobs: what `surgeline.open_backend` gave.
+            unique: drop a job that equals one already added.
+            urgent: go before jobs that are not; where it is not, it lets the jobs of others go first.
+            added: called with the ticket of a job and the job when it was added.
+            done: called with these and with its Outcome when it ended, from another thread.
+        """
         self._backend = backend
         self._unique = unique
         self._urgent = urgent
@@ -77,7 +86,14 @@ class TaskQueue:
         self._untold: Exception | None = None
 
     def add(self, job: Job) -> bool:
-        """Put a job into the queue; False when it was dropped as a duplicate."""
+        """Put a job into the queue; False when it was dropped as a duplicate.
+
+        Args:
+            job: a FunctionCall, JobRequest or PipelineTask.
+
+        Raises:
+            ClusterError: the backend was closed, or the job cannot be pickled.
+        """
         identity = job.content_hash() if self._unique else ""
         if identity in self._hashes:
             return False
@@ -117,19 +133,50 @@ class TaskQueue:
         return True
 
     def add_functioncall(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> bool:
-        """Add a call of any picklable function."""
+        """Add a call of any picklable function.
+
+        Args:
+            function: what is called.
+            arguments, keywords: what it is called with.
+
+        Returns:
+            False when it was dropped as a duplicate.
+        """
         return self.add(FunctionCall(function, *arguments, **keywords))
 
     def add_jobrequest(self, task: str, arguments: Mapping[str, Any]) -> bool:
-        """Add a call of a casatasks task."""
+        """Add a call of a casatasks task.
+
+        Args:
+            task: its name.
+            arguments: those that do not have their default, by name.
+
+        Returns:
+            False when it was dropped as a duplicate.
+
+        Raises:
+            BadInput: there is no such task or argument, or a value has a type that it does not take.
+        """
         return self.add(JobRequest(task, arguments))
 
     def add_pipelinetask(self, cls: type[Any], arguments: Mapping[str, Any], context: Any) -> bool:
-        """Add a task of a pipeline framework."""
+        """Add a task of a pipeline framework: `cls(cls.Inputs(context, **arguments)).execute()`.
+
+        Args:
+            cls: the task's class.
+            arguments: of its Inputs.
+            context: what its Inputs take first.
+
+        Returns:
+            False when it was dropped as a duplicate.
+
+        Raises:
+            BadInput: the class has no Inputs.
+        """
         return self.add(PipelineTask(cls, arguments, context))
 
     def map(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> None:
-        """Add one call of `function` for each group of items, as the built-in `map` pairs them."""
+        """Add one call of `function` for each group of items of the `iterables`, as the built-in `map` pairs them."""
         for arguments in zip(*iterables, strict=False):
             self.add(FunctionCall(function, *arguments))
 
@@ -174,6 +221,22 @@ class TaskQueue:
 
     def __len__(self) -> int:
         return len(self._outcomes)
+
+    def __repr__(self) -> str:
+        outcomes = list(self._outcomes)
+        ended = [outcome for outcome in outcomes if outcome is not None]
+        failed = sum(not outcome.ok for outcome in ended)
+        told = [f"{len(outcomes)} jobs", f"{len(ended)} ended", *([f"{failed} failed"] if failed else [])]
+        return f"<TaskQueue on {self._backend.name}, {self._backend.workers} workers: {', '.join(told)}>"
+
+    def _repr_html_(self) -> str:
+        """How it is shown in a notebook: how far it is, and which jobs failed."""
+        outcomes = list(self._outcomes)
+        ended = [outcome for outcome in outcomes if outcome is not None]
+        failed = [(outcome.job, outcome.failure.message) for outcome in ended if outcome.failure is not None]
+        state = "failed" if failed else "finished" if len(ended) == len(outcomes) else "running"
+        told = [element("code", repr(self)), bar(len(ended), len(outcomes), state, "jobs that ended")]
+        return joined([*told, table(("failed job", "why"), failed)] if failed else told)
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from surgeline.clusters import local
-from surgeline.clusters.batch import BATCH_TYPES, settings_of, worker_classes
+from surgeline.clusters.batch import settings_of, worker_classes
 from surgeline.clusters.surge import class_asked_for
 from surgeline.config import Configuration
 from surgeline.parallel.environment import servers_here
@@ -57,7 +57,7 @@ def memory_of_workers(request: StageRequest, configuration: Configuration, backe
     if backend == "serial":
         return local.memory_of_each(configuration, 1)
     name = cluster_of(request, configuration)
-    if configuration.settings.clusters[name].type not in BATCH_TYPES:
+    if not configuration.settings.clusters[name].has_queue:
         return local.plan(configuration, name).memory
     found = class_asked_for(worker_classes(configuration, name), request.resources)
     memory = found.offers.memory if found else None
@@ -82,7 +82,7 @@ def gpus_of_workers(request: StageRequest, configuration: Configuration, backend
         RecipeError: it asks for a cluster that there is not.
     """
     name = cluster_of(request, configuration)
-    if backend != "dask" or configuration.settings.clusters[name].type not in BATCH_TYPES:
+    if backend != "dask" or not configuration.settings.clusters[name].has_queue:
         return local.gpus()
     found = sum(one.maximum for one in worker_classes(configuration, name) if one.offers.gpus)
     # Of no class, workers are made to the measure of what the recipe asks for.

@@ -18,6 +18,7 @@ import psutil
 from surgeline.clusters import cancelnote, undertaker
 from surgeline.errors import ClusterError, SurgelineError, WorkfolderError
 from surgeline.paths import SessionPaths
+from surgeline.workflow.workfolder import check_session
 
 # How long a session may take to end its jobs and workers after it was told to.
 PATIENCE_SECONDS = 60.0
@@ -40,8 +41,7 @@ def cancel_session(paths: SessionPaths, tell: Callable[[str], None], patience: f
         WorkfolderError: the folder holds no session, or the session is on another machine or of another user.
         ClusterError: queue jobs could not be cancelled; those of other clusters were.
     """
-    if not paths.lock.is_file():
-        raise WorkfolderError(f"{paths.workdir} holds no session", "name its working folder: --workdir …")
+    check_session(paths)
     with _free(paths, tell, patience) as ended:
         found = cancel_leftovers(paths, tell)
     if not ended and not found:
@@ -73,7 +73,15 @@ def cancel_leftovers(paths: SessionPaths, tell: Callable[[str], None]) -> bool:
 @contextmanager
 def _free(paths: SessionPaths, tell: Callable[[str], None], patience: float) -> Iterator[bool]:
     """A block in which no session runs in the folder; gives whether one had to be ended."""
-    with paths.lock.open("r+", encoding="utf-8") as file:
+    try:
+        lock = paths.lock.open("r+", encoding="utf-8")
+    except FileNotFoundError as error:
+        raise WorkfolderError(f"no session has run in {paths.workdir}", "there is nothing to cancel") from error
+    except OSError as error:
+        raise WorkfolderError(
+            f"{paths.lock} cannot be written: {error.strerror}", "have the owner of the session cancel it"
+        ) from error
+    with lock as file:
         ended = False
         # Who runs it under mpirun may start it again.
         while not _locked(file):

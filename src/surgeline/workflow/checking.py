@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from surgeline.clusters import local
-from surgeline.clusters.batch import BATCH_TYPES, settings_of
+from surgeline.clusters.batch import settings_of
 from surgeline.config import Configuration
 from surgeline.errors import JobFailed, RecipeError, nearest
 from surgeline.parallel.backend import choose
@@ -25,7 +25,7 @@ def check_resources(request: StageRequest, configuration: Configuration) -> None
     kind, _ = choose(configuration, request.cluster, request.backend)
     if kind == "mpi":
         return
-    if configuration.settings.clusters[name].type in BATCH_TYPES:
+    if configuration.settings.clusters[name].has_queue:
         # Made to measure, a worker has what a job asks for; whether there is such a machine the manager says.
         settings_of(configuration, name)
         return
@@ -61,7 +61,7 @@ def check_memory(request: StageRequest, jobs: Sequence[Job], configuration: Conf
     """
     estimated = [(job.declared.resources.memory or 0, job.declared.name) for job in jobs if job.declared.memory]
     name = cluster_of(request, configuration)
-    made_to_measure = backend == "dask" and configuration.settings.clusters[name].type in BATCH_TYPES
+    made_to_measure = backend == "dask" and configuration.settings.clusters[name].has_queue
     if not estimated or made_to_measure or request.resources.memory:
         return
     asked, job = max(estimated, key=lambda found: found[0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from surgeline.clusters.batch import BATCH_TYPES
 from surgeline.clusters.surge import Ahead
 from surgeline.config import Configuration
 from surgeline.parallel.backend import choose
@@ -35,7 +34,7 @@ def what_comes(
     for request in [*at_work, *ahead]:
         name = cluster_of(request, configuration)
         kind, _ = choose(configuration, request.cluster, request.backend)
-        if kind != "dask" or configuration.settings.clusters[name].type not in BATCH_TYPES:
+        if kind != "dask" or not configuration.settings.clusters[name].has_queue:
             continue
         known = found.get(name, NOTHING_MORE)
         if request in at_work:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from surgeline.parallel.workforce import Workforce
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Loss, Outcome
 from surgeline.work.taskqueue import Backend
@@ -40,6 +41,9 @@ class Observer(Protocol):
 
     def workers_came(self, arrival: Arrival) -> None:
         """Workers came out of a queue."""
+
+    def workers_counted(self, clusters: Sequence[Workforce]) -> None:
+        """How many workers each cluster has; told when that has changed."""
 
     def worker_lost(self, job: str, loss: Loss) -> None:
         """A worker died running a job."""

@@ -53,6 +53,7 @@ def of_stage(stage: Mapping[str, Any], facts: Sequence[Fact], recipe: str) -> li
         jobs = sorted(stage["jobs"], key=lambda job: (job["state"] == "finished", -_seconds(job)))
         rows = [_job_row(job) for job in jobs[:_MOST_ROWS]]
         shown.append(Shown(key(recipe, name, "jobs"), "table", rows, _of(len(rows), len(jobs), "job", name)))
+    facts = [fact for fact in facts if not (isinstance(fact, Picture) and fact.one_of_many)]
     if facts:
         rows = [{"fact": name_of(type(fact)), "says": _cut(fact.model_dump_json())} for fact in facts[:_MOST_ROWS]]
         shown.append(Shown(key(recipe, name, "facts"), "table", rows, _of(len(rows), len(facts), "fact", name)))
@@ -77,12 +78,14 @@ def of_session(record: Mapping[str, Any], paths: SessionPaths) -> list[Shown]:
 
 
 def pictures(context: Context, paths: SessionPaths, recipe: str) -> list[tuple[str, Shown]]:
-    """The pictures that there are, each with the name of its stage; of many, and of large ones, the weblog's have to
-    do."""
+    """The pictures that there are, each with the name of its stage; of many, of large ones, and of single planes and
+    antennas, the weblog's have to do."""
     found = []
     for said in context.holding(context.version, name_of(Picture)):
         picture = context.fact(said, Picture)
         path = paths.workdir / picture.path
+        if picture.one_of_many:
+            continue
         if path.is_file() and path.stat().st_size <= _LARGEST_PICTURE_BYTES:
             title = f"{picture.title}: {picture.caption}"
             found.append((said.stage, Shown(key(recipe, Path(picture.path).stem), "image", _data_uri(path), title)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from surgeline.clusters.batch import BATCH_TYPES, settings_of
+from surgeline.clusters.batch import settings_of
 from surgeline.clusters.scheduler import address_for_workers
 from surgeline.clusters.settings import BatchSettings
 from surgeline.config import Configuration, load
@@ -122,7 +122,7 @@ def _check_server(configuration: Configuration, name: str) -> None:
     if url is None:
         raise ClusterError("tasks on workers need a Prefect server that these reach, and none is named", way_out)
     host = urlsplit(url).hostname or ""
-    if configuration.settings.clusters[name].type not in BATCH_TYPES or not _is_this_machine_only(host):
+    if not configuration.settings.clusters[name].has_queue or not _is_this_machine_only(host):
         return
     settings = settings_of(configuration, name)
     assert isinstance(settings, BatchSettings)

@@ -36,7 +36,9 @@ def place_of(configuration: Configuration, cluster: str, name: str | None) -> tu
     """
     clusters = configuration.settings.clusters
     if cluster not in clusters:
-        raise BadInput(f"there is no cluster {cluster!r}", nearest(cluster, clusters))
+        of_pods = [name for name, known in clusters.items() if known.type == "kubernetes"]
+        way_out = nearest(cluster, of_pods) if of_pods else "write one of type kubernetes under `clusters:`"
+        raise BadInput(f"there is no cluster {cluster!r}", f"{way_out}; name it with --cluster")
     if clusters[cluster].type != "kubernetes":
         raise BadInput(
             f"cluster {cluster!r} is of type {clusters[cluster].type}, and Jobs of a work pool are pods",

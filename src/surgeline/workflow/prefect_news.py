@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from surgeline.context.store import Context
+from surgeline.parallel.workforce import Workforce
 from surgeline.paths import SessionPaths
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Loss, Outcome
@@ -180,6 +181,9 @@ class PrefectNews(Observer):
     def workers_came(self, arrival: Arrival) -> None:
         """Workers came out of a queue."""
         self._log(logging.INFO, str(arrival))
+
+    def workers_counted(self, clusters: Sequence[Workforce]) -> None:
+        """How many workers each cluster has: not told, since it says nothing of the stages."""
 
     def worker_lost(self, job: str, loss: Loss) -> None:
         """A worker died running a job."""

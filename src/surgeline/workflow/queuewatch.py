@@ -18,6 +18,7 @@ from surgeline.work.taskqueue import Backend
 if TYPE_CHECKING:
     from surgeline.clusters.fleet import Fleet
     from surgeline.parallel.batchworkers import BatchWorkers
+    from surgeline.parallel.workforce import Workforce
 
 _LOOK_SECONDS = 1.0
 # The scheduler is asked for reasons at length when a wait gets long, and then not often.
@@ -126,7 +127,7 @@ class QueueWatch:
     """Watches the clusters with a queue of a session, in a thread of its own.
 
     Those who listen are told each second which workers wait, as long as there are any that a stage waits for, and
-    once when there are none any more.
+    once when there are none any more; and how many workers each cluster has, whenever that has changed.
     """
 
     def __init__(
@@ -134,6 +135,8 @@ class QueueWatch:
         clusters: Mapping[str, BatchWorkers],
         waits: Callable[[Sequence[Wait]], None],
         came: Callable[[Arrival], None],
+        workforce: Callable[[], Sequence[Workforce]],
+        counted: Callable[[Sequence[Workforce]], None],
     ) -> None:
         """Prepare.
 
@@ -141,10 +144,15 @@ class QueueWatch:
             clusters: the clusters with a queue that are open, by name; more may be opened later.
             waits: told who waits.
             came: told who came.
+            workforce: counts the workers of each cluster, of those without a queue, too.
+            counted: told what it counted.
         """
         self._clusters = clusters
         self._tell_waits = waits
         self._tell_came = came
+        self._workforce = workforce
+        self._tell_counted = counted
+        self._last_counted: Sequence[Workforce] = ()
         self._lock = threading.Lock()
         self._jobs: dict[str, dict[str, _Waiting]] = defaultdict(dict)
         self._arrivals: dict[str, Arrivals] = {}
@@ -187,6 +195,10 @@ class QueueWatch:
         if found or self._someone_waits:
             self._tell_waits(found)
         self._someone_waits = bool(found)
+        counted = self._workforce()
+        if counted != self._last_counted:
+            self._last_counted = counted
+            self._tell_counted(counted)
 
     def _waits(self, cluster: str, fleet: Fleet, berths: Sequence[Berth]) -> list[Wait]:
         by_kind: dict[str, list[Berth]] = defaultdict(list)

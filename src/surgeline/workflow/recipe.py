@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from surgeline.config import Configuration
 from surgeline.errors import RecipeError, in_words_of_yaml, nearest
-from surgeline.stages.stage import StageDefinition, find_stage
+from surgeline.stages.stage import StageDefinition, find_stage, stage_names
 from surgeline.work.resources import Resources
 
 PACKAGED = Path(__file__).parent.parent / "recipes"
@@ -20,7 +29,7 @@ class StageRequest(BaseModel):
     """One stage of a recipe.
 
     Attributes:
-        task: which of the known stages it is.
+        task: which of the known stages it is, by its name; in Python also what `surgeline.stage` made.
         name: what it is called in this recipe; its task unless given.
         arguments: override what the heuristics would decide.
         cluster: a named cluster of the configuration.
@@ -38,10 +47,28 @@ class StageRequest(BaseModel):
     backend: Literal["dask", "mpi", "serial"] | None = None
     resources: Resources = Field(default_factory=Resources)
     needs: tuple[str, ...] | None = None
+    _own: StageDefinition[...] | None = PrivateAttr(None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_a_stage_itself(cls, said: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        own = said.get("task") if isinstance(said, Mapping) else None
+        if not isinstance(own, StageDefinition):
+            return handler(said)
+        if own.name in stage_names() and find_stage(own.name) is not own:
+            raise ValueError(f"a known stage is called {own.name}, too: call yours otherwise")
+        request = handler({**said, "task": own.name})
+        request._own = own
+        return request
 
     @property
-    def definition(self) -> StageDefinition:
-        return find_stage(self.task)
+    def definition(self) -> StageDefinition[...]:
+        """What the stage does.
+
+        Raises:
+            RecipeError: no known stage has the name of its task.
+        """
+        return self._own or find_stage(self.task)
 
 
 class Recipe(BaseModel):
@@ -57,6 +84,32 @@ class Recipe(BaseModel):
     def to_yaml(self) -> str:
         """The recipe as the YAML that it can be read from again."""
         return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+
+
+def given(recipe: Recipe | Mapping[str, Any] | str | Path, vis: str | Path | Sequence[str | Path] = ()) -> Recipe:
+    """A recipe that is given in Python: by a file or name, as its content, or as it is.
+
+    Args:
+        recipe: a YAML file or the name of a packaged recipe; what such a file says, as a mapping; or a `Recipe`.
+        vis: observations that replace those that the recipe names, relative to the current directory.
+
+    Raises:
+        RecipeError: see `load`.
+    """
+    observations = tuple(map(absolute, (vis,) if isinstance(vis, str | Path) else vis))
+    if isinstance(recipe, str | Path):
+        return load(str(recipe), observations)
+    content = dict(recipe.model_dump(exclude={"stages"}) if isinstance(recipe, Recipe) else recipe)
+    if isinstance(recipe, Recipe):
+        content["stages"] = recipe.stages
+    content.setdefault("name", "recipe")
+    return parse({**content, "vis": observations} if observations else content, f"recipe {content['name']!r}")
+
+
+def absolute(reference: str | Path) -> str:
+    """An observation's path from / on; what is no path, such as casadata:demo/…, as it is."""
+    text = str(reference)
+    return text if ":" in text.split("/")[0] else str(Path(text).expanduser().absolute())
 
 
 def load(reference: str, vis: tuple[str, ...] = ()) -> Recipe:
@@ -79,6 +132,25 @@ def load(reference: str, vis: tuple[str, ...] = ()) -> Recipe:
                 f"give a YAML file, or {nearest(reference, names)}",
             )
         path = packaged
+    content = _content(path)
+    if vis:
+        content["vis"] = list(vis)
+    return parse(content, str(path))
+
+
+def saved(path: Path) -> Recipe:
+    """The recipe that a session left in its working folder, whose stages may have been those of a script.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    try:
+        return Recipe.model_validate(_content(path))
+    except ValidationError as error:
+        raise RecipeError(f"{path} is no recipe", "give another working folder") from error
+
+
+def _content(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     # What is no text, or a date that there is not, is a ValueError.
@@ -89,9 +161,7 @@ def load(reference: str, vis: tuple[str, ...] = ()) -> Recipe:
     if not isinstance(content, dict):
         raise RecipeError(f"{path} is no recipe: it holds no `stages:`", "`surgeline init` writes one")
     content.setdefault("name", path.stem)
-    if vis:
-        content["vis"] = list(vis)
-    return parse(content, str(path))
+    return content
 
 
 def parse(content: dict[str, Any], origin: str) -> Recipe:
@@ -108,7 +178,7 @@ def parse(content: dict[str, Any], origin: str) -> Recipe:
     for position, stage in enumerate(recipe.stages):
         where = f"{origin}: stage {position + 1} ({stage.name or stage.task})"
         try:
-            find_stage(stage.task)
+            _ = stage.definition
         except RecipeError as error:
             raise RecipeError(f"{where}: {error.message}", error.way_out) from error
         _check_arguments(stage, where)

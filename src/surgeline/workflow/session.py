@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from surgeline.parallel.backend import Backends, choose
 from surgeline.parallel.environment import Role, role
 from surgeline.parallel.foresight import Foreseen
 from surgeline.paths import SessionPaths, write_text
+from surgeline.report.writer import WeblogWriter
 from surgeline.stages.inputs import check_unlocked, find_input
 from surgeline.stages.stage import Stage
 from surgeline.work.estimates import Estimates, default_file
@@ -60,11 +61,13 @@ from surgeline.workflow.keeping import (
 )
 from surgeline.workflow.known import find_stale, open_context
 from surgeline.workflow.lookahead import what_comes
+from surgeline.workflow.notebook import Shown
 from surgeline.workflow.observer import Observer
 from surgeline.workflow.provenance import FilesUsed, attempts_of
 from surgeline.workflow.queuewatch import QueueWatch
 from surgeline.workflow.recipe import Recipe, StageRequest, cluster_of
 from surgeline.workflow.record import RunRecord
+from surgeline.workflow.results import Results
 from surgeline.workflow.workfolder import WorkfolderLock, disk_full, is_full
 
 
@@ -78,29 +81,32 @@ class Session:
 
     def __init__(
         self,
-        recipe: Recipe,
-        workdir: Path,
+        recipe: Recipe | Mapping[str, Any] | str | Path,
+        workdir: str | Path = "surgeline-session",
         configuration: Configuration | None = None,
         observer: Observer | None = None,
         force: Sequence[str] = (),
         start_from: str | None = None,
         only: str | None = None,
+        vis: str | Path | Sequence[str | Path] = (),
     ) -> None:
         """Check everything that can be checked before anything starts, and take the working folder.
 
         Args:
-            recipe: what is to be run.
+            recipe: what is to be run: a YAML file or the name of a packaged recipe; what such a file says, as a
+                mapping, whose tasks may also be what `surgeline.stage` made; or a `Recipe`.
             workdir: the working folder.
             configuration: that of the working folder unless given.
             observer: told of what happens.
             force, start_from: stages to run again by name, and the first of them.
             only: the one stage to run now, of which all that it needs has finished.
+            vis: observations that replace those that the recipe names.
 
         Raises:
             SurgelineError: the recipe, an observation or the working folder is wrong; says what to do.
         """
-        self.paths = SessionPaths(workdir.absolute())
-        self.recipe = recipe
+        self.paths = SessionPaths(Path(workdir).absolute())
+        self.recipe = recipe = recipes.given(recipe, vis)
         self.configuration = configuration or load(self.paths.workdir)
         self._observers = [observer] if observer is not None else []
         self._needs = dict(needs(recipe))
@@ -151,7 +157,11 @@ class Session:
             partial(self._tell, "notice"),
         )
         self._watch = QueueWatch(
-            self._backends.surging, partial(self._tell, "workers_wait"), partial(self._tell, "workers_came")
+            self._backends.surging,
+            partial(self._tell, "workers_wait"),
+            partial(self._tell, "workers_came"),
+            self._backends.workforce,
+            partial(self._tell, "workers_counted"),
         )
         self._estimates = Estimates(default_file(os.environ))
         # The jobs that workers had, for the accounts.
@@ -160,23 +170,34 @@ class Session:
         self._asides: list[TaskQueue] = []
         self._stopping = False
         self._told_to_stop = False
+        self._shown = Shown(recipe.name, self.paths)
+        self._shown.know(recipe.name, self._needs, self._estimates)
+        self._shown.began([request.name for request in recipe.stages], sorted(self._finished))
+        self._observers.append(self._shown)
+        self._weblog: WeblogWriter | None = None
         self._driver = self._choose_driver()
 
     @classmethod
     def resume(
         cls,
-        workdir: Path,
+        workdir: str | Path = "surgeline-session",
         configuration: Configuration | None = None,
         observer: Observer | None = None,
         force: Sequence[str] = (),
         start_from: str | None = None,
     ) -> Session:
-        """Take up the session of a working folder again; `force` names stages to run again, `start_from` the first.
+        """Take up the session of a working folder again.
+
+        Args:
+            workdir: the working folder.
+            configuration: that of the working folder unless given.
+            observer: told of what happens.
+            force, start_from: stages to run again by name, and the first of them.
 
         Raises:
             WorkfolderError: the folder holds no session.
         """
-        saved = SessionPaths(workdir.absolute()).recipe
+        saved = SessionPaths(Path(workdir).absolute()).recipe
         if not saved.is_file():
             raise WorkfolderError(
                 f"{workdir} holds no session that could go on",
@@ -184,13 +205,27 @@ class Session:
             )
         return cls(recipes.load(str(saved)), workdir, configuration, observer, force, start_from)
 
-    def run(self) -> None:
-        """Run every stage that has not finished.
+    def run(self) -> Results:
+        """Run every stage that has not finished; in a notebook, show how far it is.
 
         Raises:
             SurgelineError: a stage failed. Those that do not need it have run, and all that finished is kept.
         """
-        self._driver.run_session(self._run_here)
+        with self._shown.while_it_runs():
+            self._driver.run_session(self._run_here)
+        return self.results
+
+    @property
+    def results(self) -> Results:
+        """What the session has found and made so far; they can be read after it is closed, too."""
+        return Results(self.paths.workdir, self.configuration)
+
+    def __repr__(self) -> str:
+        return self._shown.as_text()
+
+    def _repr_html_(self) -> str:
+        """How it is shown in a notebook."""
+        return self._shown.as_html()
 
     def _choose_driver(self) -> Driver:
         settings = self.configuration.settings
@@ -208,6 +243,8 @@ class Session:
 
     def _run_here(self) -> None:
         self._tell("began", [request.name for request in self.recipe.stages], sorted(self._finished))
+        if self.configuration.settings.session.weblog:
+            self._weblog = WeblogWriter(self.paths, self.context, partial(self._tell, "weblog_failed"))
         error: BaseException | None = None
         try:
             if role() is Role.MPI_CLIENT:
@@ -279,7 +316,7 @@ class Session:
     def _prepare_folder(self) -> None:
         paths = self.paths
         if paths.recipe.is_file() and (paths.context.is_file() or paths.identifier.is_file()):
-            before = recipes.load(str(paths.recipe))
+            before = recipes.saved(paths.recipe)
             if before.name != self.recipe.name or (before.vis and not set(before.vis) & set(self.recipe.vis)):
                 raise WorkfolderError(
                     f"{paths.workdir} already holds a session of another recipe or other data",
@@ -352,6 +389,7 @@ class Session:
         self._tell("stage_began", request.name)
         key = uuid.uuid4().hex
         self._record.stage(request.name, state="running", started=time.time(), ended=None, error=None, jobs=[])
+        self._renew_weblog()
         try:
             backend = self._backend(request)
             known = self.context.at()
@@ -373,7 +411,7 @@ class Session:
             files = FilesUsed()
             facts = self._drive(request, definition.run(stage, parameters), backend, files)
             if self._stopping:
-                raise JobFailed(f"stage {request.name!r} was stopped", "")
+                raise JobFailed(f"stage {request.name!r} was stopped", "go on with it: surgeline resume")
             self._attempts.flush()
             self.context.commit(
                 request.name,
@@ -388,6 +426,7 @@ class Session:
         except Exception as error:
             state = "interrupted" if self._stopping else "failed"
             self._record.stage(request.name, state=state, ended=time.time(), error=str(error))
+            self._renew_weblog()
             self._tell("stage_ended", request.name, str(error).partition("\n")[0])
             if self._told_to_stop:
                 raise _interrupted() from error
@@ -395,6 +434,7 @@ class Session:
         # As far as it is known by now: a session may be killed at any time.
         self._account()
         self._record.stage(request.name, state="finished", ended=time.time())
+        self._renew_weblog()
         self._tell("stage_ended", request.name, None)
 
     def _details(self, request: StageRequest, known: Snapshot, files: FilesUsed) -> dict[str, Any]:
@@ -429,6 +469,7 @@ class Session:
             self._watch.job_ended(request.name, ticket)
             self._ran += _times(request.name, outcome, submitted[ticket])
             self._record.job(request.name, job, outcome, submitted[ticket])
+            self._renew_weblog()
             files.add(job, outcome)
             environment = backend.environments.get(outcome.environment, {})
             for attempt in attempts_of(self._run, request.name, job, outcome, submitted[ticket]):
@@ -477,7 +518,7 @@ class Session:
         first = next((o for o in failed if o.failure and o.failure.kind != "cancelled"), failed[0])
         assert first.failure is not None
         if is_full(self.paths.workdir) or "No space left" in first.failure.message + first.failure.traceback:
-            raise disk_full(self.paths.workdir)
+            raise disk_full(self.paths.workdir, first.failure.message)
         others = f" (and {len(failed) - 1} more of its {len(outcomes)} jobs)" if len(failed) > 1 else ""
         raise JobFailed(
             f"stage {stage!r}: job {first.job!r} failed{others}: {first.failure.message}",
@@ -544,13 +585,13 @@ class Session:
         # They help the next session, and no result depends on them.
         with suppress(OSError):
             self._estimates.save()
-        if self.configuration.settings.session.weblog:
-            from surgeline.report.weblog import write_weblog
+        if self._weblog is not None:
+            self._weblog.finish(self._record.content)
 
-            try:
-                write_weblog(self.paths, self._record.content, self.context)
-            except Exception as failure:  # noqa: BLE001 - a page is no reason to fail a run whose results stand
-                self._tell("weblog_failed", f"{type(failure).__name__}: {failure}")
+    def _renew_weblog(self) -> None:
+        """Have the pages tell how it stands, while it goes on."""
+        if self._weblog is not None:
+            self._weblog.renew()
 
     def _tell(self, what: str, *details: Any) -> None:
         for observer in self._observers:

@@ -10,7 +10,7 @@ import shutil
 import socket
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from surgeline.errors import WorkfolderError
 from surgeline.paths import SessionPaths
@@ -61,11 +61,66 @@ class WorkfolderLock:
         self._file.close()
 
 
-def disk_full(workdir: Path) -> WorkfolderError:
-    """The error for a full disk; what had finished is kept."""
+def check_session(paths: SessionPaths) -> None:
+    """See that a folder holds a session.
+
+    Raises:
+        WorkfolderError: it does not, or cannot be looked into.
+    """
+    workdir = paths.workdir
+    try:
+        # A recipe alone may be one that somebody is about to run.
+        if any(path.exists() for path in (paths.record, paths.lock, paths.context, paths.identifier)):
+            return
+        there = workdir.is_dir()
+        beside = _sessions_in(workdir if there else workdir.parent)
+    except OSError as error:
+        raise WorkfolderError(
+            f"{workdir} cannot be read: {error.strerror}", "have its owner let you read it, or name another folder"
+        ) from error
+    problem = f"{workdir} holds no session" if there else f"there is no folder {workdir}"
+    names = ", ".join(os.path.relpath(path) for path in beside)
+    found = f"sessions are in: {names}" if beside else "begin one: surgeline run RECIPE --vis …"
+    raise WorkfolderError(problem, f"name a session's working folder: --workdir …; {found}")
+
+
+def read_record(paths: SessionPaths) -> dict[str, Any]:
+    """What run.json says, as it stands there; empty where a session has left none yet.
+
+    Raises:
+        WorkfolderError: it cannot be read, or is no record.
+    """
+    try:
+        content = json.loads(paths.record.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise WorkfolderError(
+            f"{paths.record} cannot be read: {error.strerror}", "have its owner let you read it"
+        ) from error
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("stages"), list):
+        raise WorkfolderError(
+            f"{paths.record} is damaged, or not of this version of Surgeline",
+            f"what had finished is in the context and not lost: surgeline resume --workdir {paths.workdir}",
+        )
+    return content
+
+
+def _sessions_in(folder: Path) -> list[Path]:
+    """Some folders within one that hold sessions."""
+    try:
+        return sorted(path.parent for path in folder.glob("*/run.json"))[:5]
+    except OSError:
+        return []
+
+
+def disk_full(workdir: Path, met: str = "") -> WorkfolderError:
+    """The error for a full disk, and what met it there; what had finished is kept."""
     free = shutil.disk_usage(workdir).free
     return WorkfolderError(
-        f"the disk of {workdir} is full: {free / 1e6:.0f} MB are left",
+        f"the disk of {workdir} is full: {free / 1e6:.0f} MB are left" + (f" ({met})" if met else ""),
         f"free some space, then: surgeline resume --workdir {workdir}",
     )
 

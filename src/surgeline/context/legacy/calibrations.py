@@ -112,7 +112,10 @@ class CalApplication:
                 "spwmap": maps if maps and isinstance(maps[0], list) else [maps],
             }
         except (AssertionError, SyntaxError, TypeError, ValueError, KeyError) as error:
-            raise BadInput(f"{text.strip()[:100]!r} cannot be read as a call of applycal: {error}") from error
+            raise BadInput(
+                f"{text.strip()[:100]!r} cannot be read as a call of applycal: {error}",
+                "write it as CASA's log does: applycal(vis='…', gaintable=['…'], …)",
+            ) from error
         calfroms = []
         for place, table in enumerate(tables):
             given: dict[str, Any] = {name: values[place] for name, values in listed.items() if place < len(values)}

@@ -180,7 +180,10 @@ def _image(device: Device, name: str, values: Any) -> Array:
     try:
         there = values if device.holds(values) else np.ascontiguousarray(values, np.float32)
     except (TypeError, ValueError) as error:
-        raise BadInput(f"The {name} is no image of numbers in this computer's memory: {error}.") from error
+        raise BadInput(
+            f"The {name} is no image of numbers in this computer's memory: {error}.",
+            "Give an array of NumPy, or one of torch on this GPU.",
+        ) from error
     found = device.array(there, device.xp.float32)
     if found.ndim != 2 or 0 in found.shape:
         raise BadInput(f"The {name} has the shape {tuple(found.shape)}.", "An image has two axes, and some pixels.")

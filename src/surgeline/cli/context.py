@@ -3,42 +3,49 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from surgeline.cli.completion import complete_kinds, complete_stages, complete_words
+from surgeline.cli.files import write_new
+from surgeline.cli.options import WORKDIR, AsJson, Workdir
+from surgeline.cli.showing import (
+    add_environment,
+    add_step,
+    digest_in_words,
+    fact_as_json,
+    file_in_words,
+    namespaces_at,
+    numbers_in_words,
+    on_one_line,
+    plain_console,
+    print_json,
+    print_rows,
+    shortened,
+    show_facts,
+    show_kinds,
+    time_in_words,
+    title_of,
+)
 from surgeline.errors import BadInput, ContextError, WorkfolderError, nearest
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.tree import Tree
+    from surgeline.context.store import Context
 
-    from surgeline.context.lineage import FileState, Step
-    from surgeline.context.store import Context, StoredFact
-
-# So much of a long value is shown; --json has all of it.
-_SHOWN = 160
-# So wide is what is not written to a terminal.
-_WIDTH = 200
 _STATES = ("finished", "failed", "cancelled", "lost")
 
 app = typer.Typer(help="Show, compare and export what a session knows.", no_args_is_help=True, rich_markup_mode=None)
 
-Workdir = Annotated[Path, typer.Option("--workdir", "-w", help="The session's working folder.")]
 Url = Annotated[str | None, typer.Option("--url", help="A database's URL, in place of a working folder.")]
 Identifier = Annotated[str | None, typer.Option("--context", help="Which of the database's contexts.")]
 Version = Annotated[int | None, typer.Option("--version", help="As of this version; the newest unless given.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_WORKDIR = Path("surgeline-session")
 
 
 class Format(StrEnum):
@@ -51,10 +58,12 @@ class Format(StrEnum):
 
 @app.command()
 def show(
-    kind: Annotated[str | None, typer.Argument(help="A kind of fact, such as Image.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="A kind of fact, such as Image.", autocompletion=complete_kinds)
+    ] = None,
     version: Version = None,
     as_json: AsJson = False,
-    workdir: Workdir = _WORKDIR,
+    workdir: Workdir = WORKDIR,
     url: Url = None,
     identifier: Identifier = None,
 ) -> None:
@@ -66,39 +75,43 @@ def show(
         seen = context.at(version).version
         kinds = kinds_at(context, seen)
         if kind is None:
-            namespaces = _namespaces(context, seen)
+            namespaces = namespaces_at(context, seen)
             if as_json:
-                _print_json({"version": seen, "kinds": kinds, "namespaces": namespaces})
+                print_json({"version": seen, "kinds": kinds, "namespaces": namespaces})
             else:
-                _show_kinds(seen, kinds, namespaces)
+                show_kinds(seen, kinds, namespaces)
             return
         if kind not in kinds and kind not in KINDS:
             raise BadInput(f"the context has no facts of a kind {kind!r}", nearest(kind, kinds or KINDS))
         facts = [up_to_date(context, fact) for fact in context.holding(seen, kind)]
         if as_json:
-            _print_json([_fact_as_json(fact) for fact in facts])
+            print_json([fact_as_json(fact) for fact in facts])
         else:
-            _show_facts(facts)
+            show_facts(facts)
 
 
 @app.command()
-def log(as_json: AsJson = False, workdir: Workdir = _WORKDIR, url: Url = None, identifier: Identifier = None) -> None:
+def log(as_json: AsJson = False, workdir: Workdir = WORKDIR, url: Url = None, identifier: Identifier = None) -> None:
     """Show every commit: which stage said how much, and what holds no longer."""
     from surgeline.context.difference import history
 
     with _opened(workdir, url, identifier) as context:
         entries = history(context)
     if as_json:
-        _print_json([{**vars(entry.commit), "said": entry.said, "taken_back": entry.taken_back} for entry in entries])
+        print_json([{**vars(entry.commit), "said": entry.said, "taken_back": entry.taken_back} for entry in entries])
         return
     rows = []
     for entry in entries:
         commit = entry.commit
-        facts = _numbers(entry.said) + (f"; taken back: {_numbers(entry.taken_back)}" if entry.taken_back else "")
+        facts = numbers_in_words(entry.said) + (
+            f"; taken back: {numbers_in_words(entry.taken_back)}" if entry.taken_back else ""
+        )
         withdrawn = "" if commit.withdrawn_by is None else f"by {commit.withdrawn_by}"
         task = str(commit.details.get("task", ""))
-        rows.append((commit.version, _time(commit.committed), commit.stage, task, commit.base, withdrawn, facts))
-    _print_rows(("version", "committed", "stage", "task", "base", "withdrawn", "facts"), rows)
+        rows.append(
+            (commit.version, time_in_words(commit.committed), commit.stage, task, commit.base, withdrawn, facts)
+        )
+    print_rows(("version", "committed", "stage", "task", "base", "withdrawn", "facts"), rows)
 
 
 @app.command()
@@ -106,7 +119,7 @@ def diff(
     before: Annotated[int, typer.Argument(help="A version.")],
     after: Annotated[int, typer.Argument(help="Another version.")],
     as_json: AsJson = False,
-    workdir: Workdir = _WORKDIR,
+    workdir: Workdir = WORKDIR,
     url: Url = None,
     identifier: Identifier = None,
 ) -> None:
@@ -116,16 +129,16 @@ def diff(
     with _opened(workdir, url, identifier) as context:
         found = difference(context, before, after)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "before": found.before,
                 "after": found.after,
-                "added": [_fact_as_json(fact) for fact in found.added],
-                "gone": [_fact_as_json(fact) for fact in found.gone],
+                "added": [fact_as_json(fact) for fact in found.added],
+                "gone": [fact_as_json(fact) for fact in found.gone],
                 "changed": [
                     {
-                        "before": _fact_as_json(change.before),
-                        "after": _fact_as_json(change.after),
+                        "before": fact_as_json(change.before),
+                        "after": fact_as_json(change.after),
                         "fields": [vars(field) for field in change.fields],
                     }
                     for change in found.changed
@@ -133,15 +146,17 @@ def diff(
             }
         )
         return
-    console = _console()
+    console = plain_console()
     for mark, facts in (("+", found.added), ("-", found.gone)):
         for fact in facts:
-            console.print(f"{mark} {_title(fact)}, by {fact.stage} ({fact.version}): {_short(fact.body)}")
+            console.print(f"{mark} {title_of(fact)}, by {fact.stage} ({fact.version}): {shortened(fact.body)}")
     for change in found.changed:
         by = f"by {change.before.stage} ({change.before.version}), then {change.after.stage} ({change.after.version})"
-        console.print(f"~ {_title(change.after)}, {by}")
+        console.print(f"~ {title_of(change.after)}, {by}")
         for field in change.fields:
-            console.print(f"    {field.field}: {_short(_json(field.before))} → {_short(_json(field.after))}")
+            console.print(
+                f"    {field.field}: {shortened(on_one_line(field.before))} → {shortened(on_one_line(field.after))}"
+            )
     console.print(f"{len(found.added)} added, {len(found.gone)} gone, {len(found.changed)} changed")
 
 
@@ -149,7 +164,7 @@ def diff(
 def lineage(
     product: Annotated[str, typer.Argument(help="An image, a product or any other file of the session.")],
     as_json: AsJson = False,
-    workdir: Workdir = _WORKDIR,
+    workdir: Workdir = WORKDIR,
     url: Url = None,
     identifier: Identifier = None,
 ) -> None:
@@ -159,32 +174,39 @@ def lineage(
     with _opened(workdir, url, identifier) as context:
         found = trace(context, product, workdir if url is None else None)
     if as_json:
-        _print_json({**asdict(found), "facts": [_fact_as_json(fact) for fact in found.facts]})
+        print_json({**asdict(found), "facts": [fact_as_json(fact) for fact in found.facts]})
         return
     from rich.tree import Tree
 
-    tree = Tree(_file(found.product))
+    tree = Tree(file_in_words(found.product))
     for fact in found.facts:
-        tree.add(f"{_title(fact)}: {_short(fact.body)}")
+        tree.add(f"{title_of(fact)}: {shortened(fact.body)}")
     environments = {identity: number for number, identity in enumerate(found.environments, start=1)}
     for step in found.steps:
-        _add_step(tree, step, environments)
+        add_step(tree, step, environments)
     if found.given:
         given = tree.add("given to the session")
         for file in found.given:
-            given.add(f"{file.path} {_digest(file.digest)}")
+            given.add(f"{file.path} {digest_in_words(file.digest)}")
     for identity, number in environments.items():
-        _add_environment(tree, number, found.environments[identity])
+        add_environment(tree, number, found.environments[identity])
     # Long lines are wrapped beside the branches.
-    _console().print(tree, soft_wrap=False)
+    plain_console().print(tree, soft_wrap=False)
 
 
 @app.command()
 def attempts(
-    stage: Annotated[str | None, typer.Option("--stage", help="Only those of a stage.")] = None,
-    state: Annotated[str | None, typer.Option("--state", help=f"Only those that are {', '.join(_STATES)}.")] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="Only those of a stage.", autocompletion=complete_stages)
+    ] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            "--state", help=f"Only those that are {', '.join(_STATES)}.", autocompletion=complete_words(_STATES)
+        ),
+    ] = None,
     as_json: AsJson = False,
-    workdir: Workdir = _WORKDIR,
+    workdir: Workdir = WORKDIR,
     url: Url = None,
     identifier: Identifier = None,
 ) -> None:
@@ -202,7 +224,7 @@ def attempts(
             )
     found = [attempt for attempt in found if state in (None, attempt.state)]
     if as_json:
-        _print_json([vars(attempt) for attempt in found])
+        print_json([vars(attempt) for attempt in found])
         return
     rows = []
     for attempt in found:
@@ -213,14 +235,14 @@ def attempts(
                 attempt.job,
                 attempt.number,
                 attempt.state,
-                _time(attempt.started),
+                time_in_words(attempt.started),
                 seconds,
                 f"{memory / 2**20:.0f}" if memory else "",
                 f"{attempt.worker} ({attempt.host})",
                 (attempt.body.get("failure") or {}).get("message", ""),
             )
         )
-    _print_rows(("stage", "job", "attempt", "state", "started", "seconds", "MiB", "worker", "cause"), rows)
+    print_rows(("stage", "job", "attempt", "state", "started", "seconds", "MiB", "worker", "cause"), rows)
 
 
 @app.command()
@@ -231,7 +253,7 @@ def export(
         typer.Option("--format", help="json, prov (W3C PROV-JSON), or schema (the JSON Schema of json)."),
     ] = Format.JSON,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write.")] = None,
-    workdir: Workdir = _WORKDIR,
+    workdir: Workdir = WORKDIR,
     url: Url = None,
     identifier: Identifier = None,
 ) -> None:
@@ -253,7 +275,7 @@ def export(
         if output is None:
             sys.stdout.writelines(pieces)
         else:
-            _write_new(output, pieces)
+            write_new(output, pieces)
             typer.echo(f"wrote {output}")
 
 
@@ -261,7 +283,7 @@ def export(
 def import_pickled(
     path: Annotated[Path, typer.Argument(help="The file, such as pipeline-20250101T000000.context.")],
     trusted: Annotated[bool, typer.Option("--trusted", help="You know who made the file, and trust them.")] = False,
-    workdir: Workdir = _WORKDIR,
+    workdir: Workdir = WORKDIR,
 ) -> None:
     """Read a context that the existing pipeline pickled. A pickle is a program: read only those that you trust."""
     from surgeline.context.legacy import read_pickled_context
@@ -343,173 +365,3 @@ def _place(workdir: Path, identifier: str | None) -> tuple[str | Path, str | Non
         f"{workdir} holds no session: there is no {paths.context.name} in it",
         "name the folder that has one: --workdir, or its database: --url",
     )
-
-
-def _namespaces(context: Context, version: int) -> dict[str, int]:
-    """How many extensions there are in each namespace."""
-    return dict(Counter(json.loads(fact.body)["namespace"] for fact in context.holding(version, "Extension")))
-
-
-def _show_kinds(version: int, kinds: Mapping[str, int], namespaces: Mapping[str, int]) -> None:
-    from surgeline.context.records import kind_called
-
-    rows: list[tuple[Any, ...]] = []
-    for name, number in kinds.items():
-        kind = kind_called(name)
-        meaning = (kind.__doc__ or "").partition("\n")[0] if kind else "(not known to what is installed here)"
-        rows.append((name, number, meaning))
-        if name == "Extension":
-            rows += [(f"  {namespace}", number, "") for namespace, number in sorted(namespaces.items())]
-    typer.echo(f"version {version}")
-    _print_rows(("kind", "facts", "what they are"), rows)
-
-
-def _show_facts(facts: Sequence[StoredFact]) -> None:
-    contents = [_content(fact) for fact in facts]
-    fields = list(dict.fromkeys(name for content in contents for name in content))
-    rows = [
-        (fact.version, fact.stage, *(_shown(content[name]) if name in content else "" for name in fields))
-        for fact, content in zip(facts, contents, strict=True)
-    ]
-    _print_rows(("version", "stage", *fields), rows)
-
-
-def _content(fact: StoredFact) -> dict[str, Any]:
-    content = json.loads(fact.body)
-    return content if isinstance(content, dict) else {"body": content}
-
-
-def _fact_as_json(fact: StoredFact) -> dict[str, Any]:
-    return {**vars(fact), "body": json.loads(fact.body)}
-
-
-def _add_step(tree: Tree, step: Step, environments: Mapping[str, int]) -> None:
-    """A stage as a branch: what it made, from what, by which jobs."""
-    task = f", task {step.task}" if step.task and step.task != step.stage else ""
-    by = f", by Surgeline {step.surgeline}" if step.surgeline else ""
-    withdrawn = "" if step.withdrawn_by is None else f", withdrawn by version {step.withdrawn_by}"
-    branch = tree.add(f"{step.stage} (version {step.version}{task}){withdrawn}, {_time(step.committed)}{by}")
-    if step.arguments:
-        branch.add(f"arguments: {_short(_json(step.arguments))}")
-    for verb, files in (("made", step.made), ("changed", step.changed)):
-        for file in files:
-            branch.add(f"{verb} {file.path} {_digest(file.digest)}")
-    for file in step.read:
-        branch.add(f"read {_file(file)}")
-    facts = Counter((fact.kind, fact.stage, fact.version) for fact in step.facts)
-    for (kind, stage, version), number in facts.items():
-        branch.add(f"read {number} {kind} of {stage} ({version})")
-    if not step.recorded:
-        versions = ", ".join(str(version) for version in step.follows)
-        branch.add("what it read is not on record" + (f"; it followed version {versions}" if versions else ""))
-    for job in step.jobs:
-        ran = branch.add(f"job {job.job}: {job.call}")
-        again = f", attempt {job.attempt}" if job.attempt > 1 else ""
-        environment = f", environment {environments[job.environment]}" if job.environment in environments else ""
-        where = f"{job.worker} ({job.host})"
-        ran.add(f"{_time(job.started)}, {job.ended - job.started:.1f} s on {where}{again}{environment}")
-        for command in job.commands:
-            ran.add(f"CASA: {command}")
-
-
-def _add_environment(tree: Tree, number: int, environment: Mapping[str, Any]) -> None:
-    machine = environment.get("machine", {})
-    said = ", ".join(str(machine[name]) for name in ("host", "operating_system", "processor") if machine.get(name))
-    branch = tree.add(f"environment {number}: {said}")
-    branch.add(", ".join(f"{name} {version}" for name, version in environment.get("software", {}).items()))
-
-
-def _file(file: FileState) -> str:
-    if file.version is None:
-        origin = "as given"
-    elif file.altered:
-        origin = f"no longer as {file.stage} ({file.version}) had left it"
-    else:
-        origin = f"as {file.stage} ({file.version}) left it"
-    return f"{file.path} {_digest(file.digest)}, {origin}"
-
-
-def _digest(digest: str) -> str:
-    """The beginning of a digest, as many letters as tell files apart."""
-    method, _, value = digest.rpartition(":")
-    return f"{method}:{value[:12]}".removeprefix(":") if value else "(no digest on record)"
-
-
-def _numbers(numbers: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} {kind}" for kind, number in numbers.items())
-
-
-def _title(fact: StoredFact) -> str:
-    from surgeline.context.records import kind_called
-
-    kind = kind_called(fact.kind)
-    # What stands beside all others of its kind has a subject that says nothing.
-    return fact.kind if kind is not None and not kind.identity else f"{fact.kind} {fact.subject}"
-
-
-def _time(unix: float) -> str:
-    return datetime.fromtimestamp(unix).isoformat(sep=" ", timespec="seconds")
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _shown(value: Any) -> str:
-    return _short(value if isinstance(value, str) and value.isprintable() else _json(value))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else _WIDTH
-    return Console(width=width, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-
-def _print_rows(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table where it fits, else each row by itself, one field a line."""
-    from rich.measure import Measurement
-    from rich.table import Table
-
-    console = _console()
-    table = Table(*header, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    options = console.options.update(max_width=10**6)
-    if not rows:
-        console.print("there are none")
-    elif Measurement.get(console, options, table).maximum <= console.width:
-        console.print(table)
-    else:
-        width = max(len(name) for name in header)
-        for row in rows:
-            for name, cell in zip(header, row, strict=True):
-                console.print(f"{name:{width}}  {cell}")
-            console.print()
-
-
-def _print_json(content: Any) -> None:
-    sys.stdout.write(json.dumps(content, indent=1) + "\n")
-
-
-def _write_new(path: Path, pieces: Iterable[str]) -> None:
-    """Write a file that appears once it is complete.
-
-    Raises:
-        BadInput: there is one already, or it cannot be written.
-    """
-    if path.exists():
-        raise BadInput(f"{path} already exists", "give another name, or remove it")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as handle:
-            handle.writelines(pieces)
-        temporary.replace(path)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror}", "give another name, or free space") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The pages of the weblog, each with its template beside it."""

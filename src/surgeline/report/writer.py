@@ -1,0 +1,78 @@
+"""Keeps the weblog up to date while a session runs, without holding it up."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from surgeline.context.store import Context
+from surgeline.paths import SessionPaths
+
+# Pages are made again after so many times the processor time that they took: they use 2.5 % of a core at most.
+_REST = 39
+# What pages are made with and has libraries of its own.
+_LOADED_EARLY = ("jinja2", "statistics", "surgeline.report.weblog")
+
+
+class WeblogWriter:
+    """Makes the pages anew when it is asked to, in a thread of its own: several wishes at once are one."""
+
+    def __init__(self, paths: SessionPaths, context: Context, failed: Callable[[str], None]) -> None:
+        """Begin; nothing is written until it is asked for.
+
+        Args:
+            paths: of the session, whose saved record tells how it stands.
+            context: what its stages commit.
+            failed: told once why pages cannot be written; they are tried again all the same.
+        """
+        self._paths = paths
+        self._context = context
+        self._failed = failed
+        self._told = False
+        # Here, and not in its own thread: a module of CASA imports others while the dynamic linker is locked. A
+        # thread that loads a library at that moment holds Python's lock and waits for the linker's, for ever.
+        for module in _LOADED_EARLY:
+            import_module(module)
+        self._wanted = threading.Event()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._write_on, name="weblog", daemon=True)
+        self._thread.start()
+
+    def renew(self) -> None:
+        """Have the pages made anew soon; returns at once."""
+        self._wanted.set()
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Make the pages for the last time, and return when they are there."""
+        self._ending.set()
+        self._wanted.set()
+        self._thread.join()
+        self._write(lambda: record)
+
+    def _write_on(self) -> None:
+        while True:
+            self._wanted.wait()
+            if self._ending.is_set():
+                return
+            self._wanted.clear()
+            began = time.thread_time()
+            self._write(self._saved_record)
+            self._ending.wait(_REST * (time.thread_time() - began))
+
+    def _saved_record(self) -> Mapping[str, Any]:
+        content: Mapping[str, Any] = json.loads(self._paths.record.read_text(encoding="utf-8"))
+        return content
+
+    def _write(self, record: Callable[[], Mapping[str, Any]]) -> None:
+        from surgeline.report.weblog import write_weblog
+
+        try:
+            write_weblog(self._paths, record(), self._context)
+        except Exception as failure:  # noqa: BLE001 - a page is no reason to fail a run whose results stand
+            if not self._told:
+                self._told = True
+                self._failed(f"{type(failure).__name__}: {failure}")
