@@ -14,7 +14,7 @@ import surgeline
 SOURCE = Path(surgeline.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# cli → workflow → stages, report, serve, adopt → imaging → context, parallel → clusters → work → config, errors, paths.
+# cli → workflow → stages, report, serve, adopt → imaging → context, parallel → clusters → work → config, …
 # A simulation stands beside the stages: it makes what they reduce.
 STOREYS: list[set[str]] = [
     {"cli"},
