@@ -602,7 +602,7 @@ def test_where_blocks_can_be_shared_everything_is_kept_at_no_cost(
 
 def test_a_disk_that_is_too_small_is_told_before_it_is_filled(folder: Path, tmp_path: Path) -> None:
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=1m", "tmpfs") as small:
-        with pytest.raises(WorkfolderError, match=r"a state to save takes 3\.0 MB, and .*small has 1\.0 MB"):
+        with pytest.raises(WorkfolderError, match=r"a state takes 3\.0 MB, and .*small has 1\.0 MB"):
             save(str(folder), str(small / "state"), None)
         assert list(small.iterdir()) == []
 

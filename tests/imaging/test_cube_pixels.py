@@ -233,7 +233,12 @@ def test_a_job_that_dies_in_a_cycle_is_done_again(sky: dict[str, Any], tmp_path:
     assert_same(tmp_path, "whole", "parts")
 
 
-def test_gridders_whose_temporary_files_were_taken_away_are_made_anew(sky: dict[str, Any], tmp_path: Path) -> None:
+def test_gridders_whose_temporary_files_were_taken_away_are_made_anew(
+    sky: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Other tests that run beside this one have theirs in the current directory.
+    monkeypatch.chdir(tmp_path)
+
     def run(jobs: Sequence[Job]) -> list[Any]:
         values = []
         for job in jobs:

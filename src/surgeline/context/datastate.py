@@ -398,7 +398,7 @@ def _check_space(trees: Iterable[_Tree], only_recorded: frozenset[str], folder: 
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise WorkfolderError(
-            f"No space left: a state to save takes {needed / 1e6:.1f} MB, and {folder.parent} has {free / 1e6:.1f} MB",
+            f"No space left: a state takes {needed / 1e6:.1f} MB, and {folder.parent} has {free / 1e6:.1f} MB",
             "free some space, or use a file system that shares blocks between files, such as xfs or btrfs",
         )
 

@@ -149,8 +149,8 @@ def _cycles(
             return state["record"], state["cycles"]
         cycle += 1
         executed = yield [
-            _of(f"minor cycle {cycle} of", part, FunctionCall(minor_cycle, part, cycle, state["controls"]))
-            for part in parts
+            _of(f"minor cycle {cycle} of", part, FunctionCall(minor_cycle, part, cycle, state["controls"], beam))
+            for part, beam in zip(parts, beams, strict=True)
         ]
         residuals = yield [
             _of(

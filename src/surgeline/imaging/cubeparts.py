@@ -2,8 +2,8 @@
 
 A part is a channel range with images of its own. CASA's deconvolver sees copies of the part's own planes and one
 more: a *spare* plane without emission, whose PSF has the worst sidelobe of the whole cube, on which automasks depend.
-A cleaning cycle of a part starts from what is on disk and can be run again: what the cycle changes is kept aside
-until the next one begins.
+A cleaning cycle of a part starts from what is on disk and can be run again: its residual and model are cut anew from
+what was gridded, and masks that change are kept aside until the next one begins.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from typing import Any
 from surgeline.imaging import automask, keptimagers
 from surgeline.imaging.cubearguments import start_of
 from surgeline.imaging.cubeplanes import (
-    JOINED,
+    TRIMMED,
     Part,
     clear_spare_mask,
-    copy_planes,
     cut_out,
     leave_edges,
     make_model,
+    name_beam,
     put_back,
+    put_spare,
     restore_or_keep,
     take_model,
-    trimmed_name,
+    trim,
+    trimmed_stem,
 )
 from surgeline.imaging.products import remove
 from surgeline.imaging.synthesis import Record, imager_parameters, opened, plain, plane_noise
 from surgeline.work.ownfolder import OwnFolder, own_folder
 
-# What a cycle changes, beside what it makes anew.
+# What a cycle with automasks changes and cannot make anew.
 MASKS = ("mask", "automask.npz")
-_CHANGED = ("model", "residual", *MASKS)
 # The row of channels in CASA's summary of a minor cycle.
 _CHANNEL = 5
 
@@ -72,7 +73,10 @@ def begin_part(part: Part) -> Begun:
         imager.runMajorCycle(isCleanCycle=False)
     make_model(part)
     keptimagers.know(part.run, part.imagename, _open_images(part))
-    _cut_all(part)
+    cut_out(part, "psf")
+    cut_out(part, "residual")
+    if Path(f"{stem}.pb").is_dir():
+        cut_out(part, "pb")
     with deconvolver(part) as tool:
         record = plain(tool.initminorcycle())
     return Begun(record, plane_noise(f"{stem}.residual", part.own), beams_of(f"{stem}.psf")[part.own])
@@ -91,7 +95,9 @@ def mask_part(part: Part, sidelobe: float, beam: Mapping[str, Any] | None) -> Re
     """
     for extension in ("model", "mask", "automask.npz"):
         remove(Path(f"{part.cleaning}.{extension}"))
-    _cut_all(part, sidelobe, beam)
+    put_spare(part, "psf", -sidelobe)
+    if beam is not None:
+        name_beam(part, "residual", beam)
     with deconvolver(part, mask=part.arguments.get("mask", "")) as tool:
         tool.initminorcycle()
         if automask.is_on(part.arguments):
@@ -102,18 +108,21 @@ def mask_part(part: Part, sidelobe: float, beam: Mapping[str, Any] | None) -> Re
         return plain(tool.initminorcycle())
 
 
-def minor_cycle(part: Part, cycle: int, controls: Record) -> Record:
+def minor_cycle(part: Part, cycle: int, controls: Record, beam: Mapping[str, Any] | None) -> Record:
     """Run the minor cycle of a part, and leave the model of its outermost channels for its neighbours.
 
     Args:
         part: the part.
         cycle: 1 for the first; with it an interrupted attempt of the same cycle is known, and undone.
         controls: the iteration controls, common to all parts.
+        beam: see `mask_part`.
 
     Returns:
         the deconvolver's record of the minor cycle, with channels counted as in the whole cube.
     """
-    restore_or_keep(part.imagename, cycle, _CHANGED)
+    if restore_or_keep(part.imagename, cycle, MASKS if automask.is_on(part.arguments) else ()):
+        cut_out(part, "residual", beam=beam)
+        cut_out(part, "model")
     with deconvolver(part) as tool:
         tool.initminorcycle()
         executed = plain(tool.executeminorcycle(iterbotrecord=controls))
@@ -160,15 +169,13 @@ def finish_part(part: Part, cycles: int, restoringbeam: Any) -> None:
     if cycles and automask.is_on(part.arguments):
         # tclean leaves the mask that it cleaned in last, not the one that it would have cleaned in next.
         put_back(part.imagename, cycles, MASKS)
+    for extension in TRIMMED:
+        trim(part, extension)
     if part.arguments.get("restoration", True):
-        with deconvolver(part, imagename=part.imagename, restoringbeam=restoringbeam) as tool:
+        with deconvolver(part, imagename=trimmed_stem(part.imagename), restoringbeam=restoringbeam) as tool:
             tool.restore()
             if part.arguments.get("pbcor"):
                 tool.pbcor()
-    for extension in JOINED:
-        source, planes = (part.cleaning, part.own_of_cleaned) if extension == "mask" else (str(stem), part.own)
-        if Path(f"{source}.{extension}").is_dir():
-            copy_planes(f"{source}.{extension}", planes, trimmed_name(part.imagename, extension))
     for pattern in ("before-*", "edges.npz", "coordinates", "clean.*"):
         for left in stem.parent.glob(f"{stem.name}.{pattern}"):
             remove(left)
@@ -208,13 +215,6 @@ def _in_cube(part: Part, summary: Any) -> Any:
     told = summary.copy()
     told[_CHANNEL] = plane - part.own_of_cleaned.start + part.first + (0 if full else whole) * polarization
     return told if part.spare is None else told[:, plane != part.spare]
-
-
-def _cut_all(part: Part, sidelobe: float = 0.0, beam: Mapping[str, Any] | None = None) -> None:
-    cut_out(part, "psf", spare=-sidelobe)
-    cut_out(part, "residual", beam=beam)
-    if Path(f"{part.imagename}.pb").is_dir():
-        cut_out(part, "pb")
 
 
 @contextmanager

@@ -13,7 +13,11 @@ from typing import Any
 from surgeline.imaging.products import remove
 from surgeline.imaging.synthesis import opened
 
-JOINED = ("image", "image.pbcor", "residual", "model", "psf", "pb", "weight", "mask", "sumwt")
+# Of a cube's images, those that parts are restored from, and all of which parts are joined.
+TRIMMED = ("residual", "model", "psf", "pb", "weight", "mask", "sumwt")
+JOINED = ("image", "image.pbcor", *TRIMMED)
+# Planes are moved between images as many at a time as are stored together, of so many pixels at most.
+_PIXELS_AT_ONCE = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,12 @@ def edges_name(imagename: str) -> str:
 
 def trimmed_name(imagename: str, extension: str) -> str:
     """Where a part's image without guards is."""
-    return f"{imagename}.own.{extension}"
+    return f"{trimmed_stem(imagename)}.{extension}"
+
+
+def trimmed_stem(imagename: str) -> str:
+    """The stem of a part's images without guards."""
+    return f"{imagename}.own"
 
 
 def pixels_of(path: str | Path) -> Any:
@@ -107,8 +116,19 @@ def plane_of(tool: Any, plane: int) -> Any:
 
 
 def put_plane(tool: Any, plane: int, pixels: Any) -> None:
-    """Change one plane of the image that is open."""
+    """Change one plane of the image that is open, or several from this one on."""
     tool.putchunk(pixels, [0, 0, 0, plane])
+
+
+def move_planes(source: Any, planes: slice, target: Any, first: int) -> None:
+    """Give an image that is open some planes of another one, from such a plane of its own on."""
+    width, height, polarizations = (int(size) for size in target.shape()[:3])
+    together = int(target.summary(list=False)["tileshape"][3])
+    step = max(1, min(together, _PIXELS_AT_ONCE // (width * height * polarizations)))
+    for plane in range(planes.start, planes.stop, step):
+        last = min(plane + step, planes.stop) - 1
+        pixels = source.getchunk([0, 0, 0, plane], [width - 1, height - 1, polarizations - 1, last])
+        put_plane(target, first + plane - planes.start, pixels)
 
 
 def copy_planes(path: str, planes: slice, outfile: str) -> None:
@@ -134,16 +154,43 @@ def cut_out(part: Part, extension: str, spare: float = 0.0, beam: Mapping[str, A
         spare: what the spare plane gets: one such pixel among zeros.
         beam: a beam to name as that of all planes.
     """
-    path = f"{part.cleaning}.{extension}"
-    copy_planes(f"{part.imagename}.{extension}", part.cleaned, path)
-    with opened(path) as tool:
-        if part.spare is not None and extension != "pb":
+    copy_planes(f"{part.imagename}.{extension}", part.cleaned, f"{part.cleaning}.{extension}")
+    if extension != "pb":
+        put_spare(part, extension, spare)
+    if beam is not None:
+        name_beam(part, extension, beam)
+
+
+def put_spare(part: Part, extension: str, spare: float) -> None:
+    """Make the spare plane of what the deconvolver is given, if there is one: one such pixel among zeros."""
+    if part.spare is not None:
+        with opened(f"{part.cleaning}.{extension}") as tool:
             pixels = plane_of(tool, part.spare) * 0
             pixels[0, 0] = spare
             put_plane(tool, part.spare, pixels)
-        if beam is not None:
-            tool.setrestoringbeam(remove=True)
-            tool.setrestoringbeam(beam=dict(beam))
+
+
+def name_beam(part: Part, extension: str, beam: Mapping[str, Any]) -> None:
+    """Name a beam as that of all planes of what the deconvolver is given."""
+    with opened(f"{part.cleaning}.{extension}") as tool:
+        tool.setrestoringbeam(remove=True)
+        tool.setrestoringbeam(beam=dict(beam))
+
+
+def trim(part: Part, extension: str) -> None:
+    """Take the guards away from an image of a part, if there is one, which is where the cube is joined from then."""
+    stem, planes = (part.cleaning, part.own_of_cleaned) if extension == "mask" else (part.imagename, part.own)
+    path = Path(f"{stem}.{extension}")
+    trimmed = Path(trimmed_name(part.imagename, extension))
+    # Where it is not, it may have been trimmed by a job whose result was lost.
+    if not path.is_dir():
+        return
+    if part.alone:
+        remove(trimmed)
+        path.rename(trimmed)
+        return
+    copy_planes(str(path), planes, str(trimmed))
+    remove(path)
 
 
 def make_model(part: Part) -> None:
@@ -184,8 +231,7 @@ def take_model(part: Part) -> None:
     before, after = part.neighbours
     with opened(f"{part.imagename}.model") as tool:
         with opened(f"{part.cleaning}.model") as cleaned:
-            for plane in range(part.channels):
-                put_plane(tool, part.own.start + plane, plane_of(cleaned, part.own_of_cleaned.start + plane))
+            move_planes(cleaned, part.own_of_cleaned, tool, part.own.start)
         if before:
             for plane, pixels in enumerate(np.load(edges_name(before))["last"][-part.guards[0] :]):
                 put_plane(tool, plane, pixels)
@@ -226,13 +272,13 @@ def join_parts(parts: Sequence[str], imagename: str) -> None:
             joined.done()
 
 
-def restore_or_keep(stem: str, cycle: int, changed: Sequence[str]) -> None:
-    """Keep aside what a cycle is going to change, or put it back if the cycle was begun before."""
+def restore_or_keep(stem: str, cycle: int, changed: Sequence[str]) -> bool:
+    """Keep aside what a cycle is going to change, or put it back if the cycle was begun before; whether it was."""
     kept = kept_name(stem, cycle)
     if kept.is_dir():
         # A worker died in this cycle, or before its result was taken: begin it again from where it began.
         put_back(stem, cycle, changed)
-        return
+        return True
     making = kept.with_name(f"{kept.name}.partial")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir()
@@ -244,6 +290,7 @@ def restore_or_keep(stem: str, cycle: int, changed: Sequence[str]) -> None:
             shutil.copy2(path, making / extension)
     making.rename(kept)
     shutil.rmtree(kept_name(stem, cycle - 1), ignore_errors=True)
+    return False
 
 
 def kept_name(stem: str, cycle: int) -> Path:
