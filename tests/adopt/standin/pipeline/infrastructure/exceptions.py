@@ -1,0 +1,5 @@
+"""What callers catch."""
+
+
+class PipelineException(Exception):
+    """A job failed."""

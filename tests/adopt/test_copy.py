@@ -1,0 +1,116 @@
+"""A copy of the CASA Pipeline itself, unmodified, on Surgeline.
+
+SURGELINE_TEST_PIPELINE names the folder that its package is in, and further ones of what it imports, separated by
+colons.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from surgeline.parallel.environment import clean_environment
+from surgeline.parallel.mpirun import command, find_launcher
+
+pytestmark = pytest.mark.casa_pipeline
+PROGRAM = Path(__file__).with_name("copy_client.py")
+PATHS = os.environ.get("SURGELINE_TEST_PIPELINE", "")
+MPIRUN = Path(sys.executable).with_name("mpirun")
+BAD_CHANNEL = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable() -> None:
+    if not PATHS:
+        pytest.skip("SURGELINE_TEST_PIPELINE names no copy of the CASA Pipeline")
+    tried = subprocess.run(
+        [sys.executable, "-c", "import pipeline"],
+        env={**os.environ, "PYTHONPATH": PATHS},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if "ModuleNotFoundError" in tried.stderr:
+        pytest.skip(f"the copy of the CASA Pipeline cannot be imported: {tried.stderr.splitlines()[-1]}")
+
+
+@pytest.fixture(scope="module")
+def observations(casa: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two MSs with what the Pipeline reads and simulations have not, and a channel that is to be flagged."""
+    from casatools import table
+
+    from surgeline.simulate import Simulation, simulate
+
+    folder = tmp_path_factory.mktemp("observations")
+    for number, name in enumerate(("first.ms", "second.ms")):
+        path = folder / name
+        simulate(path, Simulation(antennas=8, channels=16, target_scans=1, seed=number))
+        at_hand = table()
+        at_hand.open(f"{path}/SPECTRAL_WINDOW", nomodify=False)
+        at_hand.putcol("NAME", [f"SPECTRAL_WINDOW_{window}" for window in range(at_hand.nrows())])
+        described = at_hand.getcoldesc("NAME") | {"valueType": "int"}
+        if "BBC_NO" not in at_hand.colnames():
+            at_hand.addcols({"BBC_NO": described})
+        at_hand.putcol("BBC_NO", [1] * at_hand.nrows())
+        at_hand.close()
+        at_hand.open(f"{path}/OBSERVATION", nomodify=False)
+        at_hand.putcell("SCHEDULE", 0, ["SchedulingBlock uid://A/X/1", f"ExecBlock uid://A/X/{number + 2}"])
+        at_hand.close()
+        at_hand.open(str(path), nomodify=False)
+        data = at_hand.getcol("DATA")
+        data[:, BAD_CHANNEL] *= 100
+        at_hand.putcol("DATA", data)
+        at_hand.close()
+    return folder
+
+
+def reduced(kind: str, folder: Path, observations: Path) -> dict[str, Any]:
+    """What the Pipeline made of the observations on a backend, and the flags that it left."""
+    from casatools import table
+
+    shutil.copytree(observations, folder, dirs_exist_ok=True)
+    line = [sys.executable, str(PROGRAM), kind, str(folder), PATHS]
+    if kind == "mpi":
+        line = command(find_launcher(str(MPIRUN)), 3, line, {}, root=os.geteuid() == 0)
+    ran = subprocess.run(line, cwd=folder, env=clean_environment(), capture_output=True, text=True, timeout=300)
+    results = folder / "results.json"
+    assert results.exists(), ran.stdout[-3000:] + ran.stderr[-3000:]
+    seen = json.loads(results.read_text())
+    at_hand = table()
+    for name in ("first.ms", "second.ms"):
+        at_hand.open(str(folder / name))
+        seen[name] = at_hand.getcol("FLAG")
+        at_hand.close()
+    return seen
+
+
+@pytest.fixture(scope="module")
+def alone(observations: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return reduced("serial", tmp_path_factory.mktemp("serial"), observations)
+
+
+@pytest.mark.parametrize("kind", ["dask", "mpi"])
+def test_the_same_results_come_of_workers_as_of_one_process(
+    kind: str, alone: dict[str, Any], observations: Path, tmp_path: Path
+) -> None:
+    seen = reduced(kind, tmp_path, observations)
+    assert seen["layer"] == alone["layer"] == "surgeline.adopt.queue"
+    assert seen["antennas"] == alone["antennas"]
+    assert seen["commands"] == alone["commands"]
+    assert len(seen["commands"]) > 2
+    assert seen["requests"] == ["copy 0", "copy 1", "copy 2"]
+    assert (alone["saved"], seen["saved"]) == (0, 1)
+    for name in ("first.ms", "second.ms"):
+        assert (seen[name] == alone[name]).all()
+        assert seen[name].any()
+    if kind == "dask":
+        assert seen["own tests"] == 0
+    assert not list(tmp_path.glob("*.casa_commands.log"))
+    assert not list(tmp_path.glob(".surgeline-*"))
