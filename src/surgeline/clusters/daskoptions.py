@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from surgeline.work.allocator import ALLOCATOR_ENVIRONMENT
 from surgeline.work.casaprocess import thread_environment
 
 
@@ -29,8 +30,7 @@ def dask_options(threads: int, preloads: Sequence[str] = ()) -> dict[str, Any]:
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": 1.0,
-        # Dask's own MALLOC_TRIM_THRESHOLD_ is left out: with it CASA's temporaries are paged in anew each time.
-        "distributed.nanny.pre-spawn-environ": thread_environment(threads),
+        "distributed.nanny.pre-spawn-environ": {**thread_environment(threads), **ALLOCATOR_ENVIRONMENT},
         "distributed.admin.tick.limit": "1h",
         # What Dask measures of itself costs workers time, and nobody looks at it here.
         "distributed.worker.profile.enabled": False,

@@ -16,6 +16,7 @@ import cloudpickle
 import psutil
 
 from surgeline.errors import DataError
+from surgeline.work.allocator import give_memory_back
 from surgeline.work.casaprocess import current_log_file, log_size, read_log
 from surgeline.work.epochs import forget_epochs
 from surgeline.work.fingerprint import Fingerprint, Fingerprints
@@ -60,6 +61,8 @@ def execute(job: Job, surroundings: Surroundings) -> Outcome:
         cause = str(error) if hasattr(error, "way_out") else f"{type(error).__name__}: {error}"
         failure = Failure("exception", cause, traceback.format_exc())
     lines, commands = read_log(current_log_file(), offset)
+    peak_memory = _peak_memory()
+    give_memory_back()
     return Outcome(
         job=job.declared.name,
         call=str(job),
@@ -70,7 +73,7 @@ def execute(job: Job, surroundings: Surroundings) -> Outcome:
         host=socket.gethostname(),
         worker=surroundings.worker,
         process=os.getpid(),
-        peak_memory=_peak_memory(),
+        peak_memory=peak_memory,
         cpu_seconds=_cpu_seconds() - cpu,
         commands=tuple(commands),
         log=tuple(lines),
