@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -46,7 +48,10 @@ class Executed:
                 return super().process_message(msg, cell, cell_index)
 
         client = Client(notebook, timeout=240, resources={"metadata": {"path": str(folder)}})
-        self.cells = [cell for cell in client.execute().cells if cell.cell_type == "code"]
+        # As that of somebody who has activated the environment.
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+        done = client.execute(env={**os.environ, "PATH": path})
+        self.cells = [cell for cell in done.cells if cell.cell_type == "code"]
 
     def data(self, text: str) -> dict[str, str]:
         """What the cell that has this text gave last."""
