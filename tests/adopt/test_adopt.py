@@ -318,6 +318,7 @@ def test_a_worker_knows_what_it_is(pipeline: ModuleType) -> None:
 
 def test_what_was_there_is_put_back(backend: Backend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(STANDIN)
+    monkeypatch.chdir(tmp_path)
     finders = list(sys.meta_path)
     adopt.install(backend)
     with pytest.raises(BadInput, match="already"):
