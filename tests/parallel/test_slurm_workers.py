@@ -61,6 +61,7 @@ def test_workers_on_which_casa_does_not_start_fail_the_jobs_and_say_why(slurm: S
 
 def test_slurm_may_be_restarted_meanwhile(slurm: Slurm, tmp_path: Path) -> None:
     with a_long_job("slurm", tmp_path) as job:
+        slurm.wait_until_saved()
         slurm.stop_controller(crash=True)
         wait_until(lambda: any("goes on" in text for text in job.cluster.told), 60, "it is told")
         slurm.start_controller()

@@ -7,6 +7,7 @@ import pwd
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -160,6 +161,8 @@ class Slurm(Daemons):
         for name in self.nodes:
             if not self._runs(name):
                 self.start_node(name, wait=False)
+        for name in self.run("sinfo", "--noheader", "--states=drain", "--Node", "--format=%N").split():
+            self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
         self.wait_for_nodes("idle", "mixed", "allocated")
 
     def stop(self) -> None:
@@ -180,6 +183,17 @@ class Slurm(Daemons):
         After a crash it knows nothing of the last five seconds or so.
         """
         self._end("slurmctld", signal.SIGKILL if crash else signal.SIGTERM)
+
+    def wait_until_saved(self) -> None:
+        """Have slurmctld save its queue: after a crash it starts jobs again of which it does not know that they run.
+
+        That jobs of an array were started is saved with the next change only.
+        """
+        for job in self.run("squeue", "--noheader", "--states=RUNNING", "--format=%A").split():
+            self.run("scontrol", "update", f"JobId={job}", "Comment=saved")
+        changed = time.time()
+        queue = self.folder / "state" / "job_state"
+        wait_until(lambda: queue.stat().st_mtime > changed, 30, "slurmctld has saved its queue")
 
     def start_node(self, name: str, *, wait: bool = True) -> None:
         """Start a node's slurmd, and wait until the node takes jobs."""
@@ -226,7 +240,11 @@ class Slurm(Daemons):
             now = states_of_nodes()
             return all(now.get(name) in states for name in awaited)
 
-        wait_until(are_so, seconds, f"nodes {', '.join(sorted(awaited))} are {' or '.join(states)}")
+        try:
+            wait_until(are_so, seconds, f"nodes {', '.join(sorted(awaited))} are {' or '.join(states)}")
+        except AssertionError as error:
+            why = self.try_to_run("sinfo", "--list-reasons", "--noheader", "--format=%N: %E").stdout
+            raise AssertionError(f"{error}; they are {states_of_nodes()}; {why}") from error
 
     def node_of(self, identifier: str) -> str:
         """The node on which a job runs."""
