@@ -126,7 +126,9 @@ def test_each_kind_of_job_runs_on_servers_and_asks_its_session(contained: tuple[
 def test_answers_of_any_size_arrive_whole_and_failures_are_told(contained: tuple[Seen, Any]) -> None:
     seen, _ = contained
     failed, *answers = seen["answers"]
-    assert failed["failure"]["message"] == "the session could not answer: OSError: the store is gone"
+    said, way_out = failed["failure"]["message"].splitlines()
+    assert said == "the session could not answer: OSError: the store is gone"
+    assert "surgeline resume" in way_out
     sizes = [10, *range(100_000, 100_020), 5_000_000]
     assert [outcome["value"] for outcome in answers] == [[size] * 3 for size in sizes]
 
