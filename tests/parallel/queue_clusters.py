@@ -104,6 +104,15 @@ def worked(runs: Path, number: int, seconds: float) -> int:
     return number
 
 
+def take_memory(size: int) -> int:
+    """Take bytes beside the 0.3 GB of a worker."""
+    taken = bytearray(size)
+    taken[::4096] = b"x" * len(taken[::4096])
+    # The nanny looks a few times a second.
+    time.sleep(1.0)
+    return len(taken)
+
+
 def wait_for(path: Path, started: Path) -> str:
     """Tell which queue job this runs in, and wait."""
     from distributed import get_worker

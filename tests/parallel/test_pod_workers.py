@@ -17,7 +17,7 @@ import cloudpickle
 import psutil
 import pytest
 
-from queue_clusters import LongOne, Opened, a_long_job, call, opened, variable
+from queue_clusters import LongOne, Opened, a_long_job, call, opened, take_memory, variable
 from services.kubernetes import WORKER_IMAGE, Kubernetes
 from services.s3 import BUCKET, Swift
 from support import wait_until
@@ -118,14 +118,10 @@ def test_workers_ask_the_session_for_facts(open_pods: Open) -> None:
         assert refused.failure is not None and "there are no such facts" in refused.failure.message
 
 
-def fill(gigabytes: float) -> int:
-    return len(bytearray(b"x") * int(gigabytes * 1e9))
-
-
 def test_a_job_that_needs_more_memory_than_its_pod_has_runs_in_a_larger_one(open_pods: Open) -> None:
     with open_pods(retries=1) as cluster:
-        (outcome,) = cluster.run(call(fill, 0.7))
-        assert outcome.result() == int(0.7e9)
+        (outcome,) = cluster.run(call(take_memory, 600_000_000))
+        assert outcome.result() == 600_000_000
         (loss,) = outcome.losses
         assert "memory" in loss.how
 
@@ -273,7 +269,7 @@ def test_nothing_is_left_of_a_session_that_was_killed(kubernetes: Kubernetes, fo
 INSIDE = """
 import os, sys
 from pathlib import Path
-from queue_clusters import call, opened, variable
+from queue_clusters import call, opened, take_memory, variable
 
 with opened("kubernetes", Path(sys.argv[1]), *sys.argv[2:]) as cluster:
     (outcome,) = cluster.run(call(variable, "HOME"))

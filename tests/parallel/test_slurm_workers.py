@@ -10,7 +10,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from queue_clusters import a_long_job, call, lines_of, opened, variable, worked
+from queue_clusters import a_long_job, call, lines_of, opened, take_memory, variable, worked
 from services.slurm import Slurm
 from support import wait_until
 from surgeline.errors import ClusterError
@@ -101,14 +101,6 @@ def test_a_job_that_kills_three_workers_fails_and_is_named(slurm: Slurm, tmp_pat
     assert killer.failure.message.startswith("3 workers died running it")
     assert "SIGKILL" in killer.failure.message
     assert innocent.ok and not innocent.losses
-
-
-def take_memory(size: int) -> int:
-    taken = bytearray(size)
-    taken[::4096] = b"x" * len(taken[::4096])
-    # The nanny looks a few times a second.
-    time.sleep(1.0)
-    return len(taken)
 
 
 def test_a_job_that_ran_out_of_memory_gets_a_larger_worker(slurm: Slurm, tmp_path: Path) -> None:

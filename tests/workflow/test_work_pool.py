@@ -9,17 +9,13 @@ from pathlib import Path
 
 import cloudpickle
 
-from queue_clusters import call, opened
+from queue_clusters import call, opened, take_memory
 from services.postgresql import PostgreSQL, programs_of_postgresql
 from support import surgeline, wait_until
 from workpoolsite import Site
 
 # Workers cannot import this file: its functions travel whole.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def fill(gigabytes: float) -> int:
-    return len(bytearray(b"x") * int(gigabytes * 1e9))
 
 
 def fails() -> None:
@@ -80,10 +76,10 @@ def test_workers_are_jobs_of_a_work_pool(site: Site, tmp_path: Path) -> None:
         temporary_settings({"api.url": site.url}),
     ):
         with opened("prefect", tmp_path, *settings, "job_variables={cores: 100m}", retries=1) as cluster:
-            good, bad, large = cluster.run(call(os.getuid), call(fails), call(fill, 0.7))
+            good, bad, large = cluster.run(call(os.getuid), call(fails), call(take_memory, 600_000_000))
             assert good.result() == 1000
             assert bad.failure is not None and "there are no data" in bad.failure.message
-            assert large.result() == int(0.7e9)
+            assert large.result() == 600_000_000
             (loss,) = large.losses
             assert "memory" in loss.how
             assert any(berth.kind.startswith("measured-") for berth in cluster.backend.fleet.berths())
