@@ -13,9 +13,9 @@ _FAR = "1975/01/01/00:00:00"
 def forget_epochs() -> None:
     """Have CASA begin as in a process that has not converted any time or direction yet.
 
-    casacore keeps UT1-UTC and the pole of the last epoch that it was asked of, and takes them for all within 0.04
-    days (MeasTable.cc). So frequencies and directions of a job would depend, in their last bits, on whether its
-    process had data of the same hour before: pixels on which worker has the job, by 1e-8 of the peak.
+    casacore keeps UT1-UTC of the last epoch that it was asked of, and takes it for all within 0.04 days
+    (MeasTable::dUT1 in MeasTable.cc). So frequencies and directions of a job would depend, in their last bits, on
+    whether its process had data of the same hour before: pixels on which worker has the job, by 1e-8 of the peak.
 
     A process without CASA has nothing to forget.
     """
@@ -23,10 +23,8 @@ def forget_epochs() -> None:
         return
     tool = _measures()
     far = tool.epoch("UTC", _FAR)
-    tool.doframe(far)
-    tool.doframe(tool.position("WGS84", "0deg", "0deg", "0m"))
+    # Nothing is read for it where no other epoch was asked of since.
     tool.measure(far, "UT1")
-    tool.measure(tool.direction("J2000", "0deg", "0deg"), "AZEL")
 
 
 @cache
