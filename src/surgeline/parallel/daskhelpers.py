@@ -240,6 +240,9 @@ class DaskBackend(Dispatcher):
             self._cluster.close(timeout=20)
         self._clean_up()
 
+    def _at_hand(self) -> int:
+        return len(self._crew)
+
     def _take(self, key: str, pending: Pending) -> list[str] | None:
         asked = self._asked(pending)
         near = pending.job.declared.near

@@ -30,7 +30,8 @@ WORKER_DIED = "worker died"
 NOT_STARTED = "not started"
 # So often a job may lose its worker to those who own the machine; after that something else is wrong.
 _BLAMELESS_LOSSES = 10
-# Jobs that are not urgent wait until nothing has happened for so long: the next stage may be about to begin.
+# Jobs that are not urgent leave half of the workers to the next stage, which may be about to begin, until nothing has
+# happened for so long.
 _LEISURE_SECONDS = 0.1
 # Tells the collector, instead of a bundle's key, that there is a worker more, or work that is not urgent.
 LOOK = ""
@@ -87,6 +88,10 @@ class Dispatcher(ABC):
         self._held = 0
         self._closed = False
         self._collector = threading.Thread(target=self._collect, name="collect-results", daemon=True)
+
+    @abstractmethod
+    def _at_hand(self) -> int:
+        """How many workers there are now."""
 
     @abstractmethod
     def _take(self, key: str, pending: Pending) -> Any:
@@ -211,10 +216,9 @@ class Dispatcher(ABC):
         while self._waiting and not self._held and self._send_first(self._waiting):
             pass
 
-    def _feed_at_leisure(self) -> None:
-        """Send jobs that are not urgent to workers for which there is no urgent one; called with the lock held."""
-        self._feed()
-        while self._leisure and not self._held and self._send_first(self._leisure):
+    def _feed_at_leisure(self, busy: int) -> None:
+        """Send jobs that are not urgent while fewer workers are busy; called with the lock held, after `_feed`."""
+        while self._leisure and not self._held and len(self._sent) < busy and self._send_first(self._leisure):
             pass
 
     def _send_first(self, jobs: WaitingJobs) -> bool:
@@ -258,6 +262,8 @@ class Dispatcher(ABC):
                 if not self._sent:
                     self._nothing_sent.notify_all()
                 self._feed()
+                if not self._waiting:
+                    self._feed_at_leisure(self._at_hand() // 2)
             if why := self._hopeless():
                 self._fail_all(Failure(WORKER_DIED, why))
         self._fail_all(Failure("cancelled", "the workers were stopped before it ended"))
@@ -282,7 +288,8 @@ class Dispatcher(ABC):
                 return self._news.get(timeout=_LEISURE_SECONDS if self._leisure else None)
             except queue.Empty:
                 with self._lock:
-                    self._feed_at_leisure()
+                    self._feed()
+                    self._feed_at_leisure(self._at_hand())
 
     def _deliver_results(self, bundle: Bundle, results: Sequence[bytes]) -> None:
         for pending, result in zip(bundle.jobs, results, strict=True):

@@ -134,6 +134,9 @@ class MpiBackend(Dispatcher):
         self._servers.stop(finalize=not self._client_busy.is_set())
         self._quiet.__exit__(None, None, None)
 
+    def _at_hand(self) -> int:
+        return len(self._servers.living)
+
     def _take(self, key: str, pending: Pending) -> int | None:
         """How many servers the bundle takes; which of them shows when it is sent."""
         living = len(self._servers.living)

@@ -14,6 +14,8 @@ from surgeline.paths import SessionPaths
 
 # Pages are made again after so many times the processor time that they took: they use 2.5 % of a core at most.
 _REST = 39
+# Until workers are on their way: that and the pages would wait for each other.
+_FIRST_SECONDS = 2.0
 # What pages are made with and has libraries of its own.
 _LOADED_EARLY = ("jinja2", "statistics", "surgeline.report.weblog")
 
@@ -54,6 +56,7 @@ class WeblogWriter:
         self._write(lambda: record)
 
     def _write_on(self) -> None:
+        self._ending.wait(_FIRST_SECONDS)
         while True:
             self._wanted.wait()
             if self._ending.is_set():
