@@ -600,7 +600,9 @@ def test_workers_are_replaced_however_often_they_die(dask: Opened, tmp_path: Pat
         assert all(outcome.ok for outcome in queue.get_results())
 
 
-def test_closing_with_jobs_at_work_ends_them_and_leaves_no_process(tmp_path: Path) -> None:
+def test_closing_with_jobs_at_work_ends_them_and_leaves_no_process(dask: Opened, tmp_path: Path) -> None:
+    # When all workers of the other cluster have run this, none of them is still to come.
+    dask.backend.exec_everywhere(FunctionCall(os.getpid))
     before = set(workers_of(psutil.Process()))
     found = opened(tmp_path, "backend=dask", "dask.n_workers=2")
     mine = set(workers_of(psutil.Process())) - before
