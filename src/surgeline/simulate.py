@@ -36,6 +36,8 @@ _FLUX_CALIBRATOR_COEFFICIENTS = (1.2481, -0.4507, -0.1798, 0.0357)
 _LOWEST_FREQUENCY, _HIGHEST_FREQUENCY = 50e6, 50e9
 # Stations of an arm counted from its inner end, in an order in which any first few span the arm.
 _STATION_ORDER = (8, 0, 4, 2, 6, 1, 7, 3, 5)
+# As in an MS that importuvfits has made.
+_TILE_VISIBILITIES, _TILE_UVW_ROWS = 2**17, 1024
 # Visibilities computed at a time: about 100 MB of memory.
 _CHUNK = 500_000
 _LIMITS = {
@@ -344,7 +346,7 @@ def _stations(simulation: Simulation) -> tuple[list[str], NDArray[np.float64]]:
 
 def _lay_out(path: Path, simulation: Simulation, stations: list[str], positions: NDArray[np.float64]) -> None:
     """Make the MeasurementSet with its times, uvw and subtables, and a blank DATA column."""
-    from casatools import measures, simulator, table
+    from casatools import measures, simulator
 
     measure = measures()
     with closing(simulator()) as maker:
@@ -391,10 +393,52 @@ def _lay_out(path: Path, simulation: Simulation, stations: list[str], positions:
                     stoptime=f"{stop}s",
                     state_obs_mode=fields[scan.field].intents if simulation.intents else "",
                 )
-    with closing(table()) as main:
-        main.open(str(path), nomodify=False)
-        # The simulator adds these two whether asked for or not.
-        main.removecols(["MODEL_DATA", "CORRECTED_DATA"])
+    _store_as_importers_do(path, simulation.channels)
+
+
+def _store_as_importers_do(path: Path, channels: int) -> None:
+    """Store uvw and visibilities in tiles as large as CASA's importers make them, in which they are read quickly.
+
+    The simulator's own tiles have 100 rows, and its uvw are where CASA looks each row up in a file of its own. It
+    also adds MODEL_DATA and CORRECTED_DATA, whether asked for or not.
+    """
+    from casatools import table
+
+    rows = max(1, _TILE_VISIBILITIES // (_CORRELATIONS * channels))
+    tiles = {
+        "DATA": [_CORRELATIONS, channels, rows],
+        "FLAG": [_CORRELATIONS, channels, rows],
+        "SIGMA": [_CORRELATIONS, rows],
+        "WEIGHT": [_CORRELATIONS, rows],
+    }
+    laid_out = path.with_name(f"{path.name}.laid-out")
+    shutil.rmtree(laid_out, ignore_errors=True)
+    path.rename(laid_out)
+    try:
+        with closing(table()) as old, closing(table()) as new:
+            old.open(str(laid_out))
+            managers = old.getdminfo()
+            for manager in managers.values():
+                manager["COLUMNS"] = [column for column in manager["COLUMNS"] if column != "UVW"]
+                if manager["COLUMNS"][0] in tiles:
+                    manager["SPEC"] = {"DEFAULTTILESHAPE": tiles[manager["COLUMNS"][0]]}
+            managers["*uvw"] = {
+                "TYPE": "TiledColumnStMan",
+                "NAME": "TiledUVW",
+                "SEQNR": 1 + max(manager["SEQNR"] for manager in managers.values()),
+                "COLUMNS": ["UVW"],
+                "SPEC": {"DEFAULTTILESHAPE": [3, _TILE_UVW_ROWS]},
+            }
+            old.copy(str(path), deep=True, valuecopy=True, dminfo=managers, returnobject=False, norows=True)
+            new.open(str(path), nomodify=False)
+            new.removecols(["MODEL_DATA", "CORRECTED_DATA"])
+            old.copyrows(str(path))
+        for subtable in laid_out.iterdir():
+            if subtable.is_dir():
+                shutil.rmtree(path / subtable.name)
+                subtable.rename(path / subtable.name)
+    finally:
+        shutil.rmtree(laid_out)
 
 
 def _fill(
@@ -486,7 +530,7 @@ def simulate(path: Path, simulation: Simulation, overwrite: bool = False) -> dic
     one, which flux densities know nothing of). Positions are in degrees (J2000) or arcsec from the centre of the
     field, flux densities in Jy. Both files are written under other names first.
 
-    Meanwhile it takes three times its size on disk, for columns that the casatools simulator insists on.
+    Meanwhile it takes four times its size on disk, for columns that the casatools simulator insists on.
     CASA must be set up already. Raises BadInput when the path cannot be used.
     """
     path = Path(path)
@@ -497,7 +541,7 @@ def simulate(path: Path, simulation: Simulation, overwrite: bool = False) -> dic
         raise BadInput(f"{path} is not a MeasurementSet, so it is not overwritten", "choose another name")
     if not path.parent.is_dir():
         raise BadInput(f"the folder {path.parent} does not exist", "make it first, or choose another place")
-    needed = 3 * simulation.data_bytes
+    needed = 4 * simulation.data_bytes
     if shutil.disk_usage(path.parent).free < needed:
         raise BadInput(
             f"{path.parent} has less than the {needed / 1e9:.1f} GB free that the simulation needs",
