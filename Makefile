@@ -6,8 +6,11 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+LOCKED_EXTRAS := kubernetes postgres prefect s3
+# Who keeps what is known against versions of packages.
+ADVISORIES := https://osv.dev
 
-.PHONY: help environment demo test coverage test-mpi test-clusters test-kubernetes test-gpu lint docs bench clean
+.PHONY: help environment demo test coverage test-mpi test-clusters test-kubernetes test-gpu chaos lint lock audit docs bench clean
 
 help:
 	@echo "make demo   reduce the VLA observation of NGC 5921 into ./demo"
@@ -17,7 +20,11 @@ help:
 	@echo "make test-clusters   Slurm, HTCondor and Prefect, with daemons of their own on this machine"
 	@echo "make test-kubernetes   Kubernetes, with a cluster of its own on this machine; needs root"
 	@echo "make test-gpu   a GPU of NVIDIA; installs torch"
-	@echo "make lint   check style and types"
+	@echo "make chaos  sessions in which things go wrong at random: ROUNDS=20 at each site, SEED=… as one before"
+	@echo "make fuzz   wrong input, EXAMPLES of each kind, other ones each time; SEED=… does the same again"
+	@echo "make lint   check style, types and what bandit knows to be unsafe"
+	@echo "make lock   pin what the image is made of anew (docker/requirements.lock)"
+	@echo "make audit  ask what is known against the pinned versions; needs the internet"
 	@echo "make docs   the documentation, into build/docs; every link and anchor is checked"
 	@echo "make bench  measure speed, as ratios (build/bench.json)"
 	@echo "make clean  remove the environment and what the above made"
@@ -63,10 +70,40 @@ test-gpu: environment
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --editable '.[gpu]'
 	$(BIN)/pytest -m gpu
 
+# Root may fill disks and cut networks, too.
+chaos: environment
+	SURGELINE_CHAOS_ROUNDS=$(or $(ROUNDS),20) SURGELINE_CHAOS_SEED=$(SEED) $(BIN)/pytest tests/chaos -s
+
+# By chance first; then guided by which lines of the code each input reaches.
+fuzz: EXAMPLES ?= 1000
+fuzz: SECONDS_EACH ?= 60
+fuzz: SEED := $(or $(SEED),$(shell date +%s))
+fuzz: environment
+	@echo "seed $(SEED)"
+	SURGELINE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/badinput --hypothesis-seed=$(SEED) --timeout=7200 -n 2
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check 'atheris>=3'
+	for target in configuration recipe pickle; do \
+		PYTHONPATH=tests $(BIN)/python tests/badinput/guided.py $$target -seed=$(SEED) \
+			-max_total_time=$(SECONDS_EACH) -timeout=30 -rss_limit_mb=4096 || exit 1; done
+
 lint: environment
 	$(BIN)/ruff check src tests examples benchmarks docs/from_the_code.py
 	$(BIN)/ruff format --check src tests examples benchmarks docs/from_the_code.py
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
+
+# The versions and hashes of what the image is made of, for the Python and the extras of docker/Dockerfile.
+lock: environment
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-annotate --no-header \
+		--no-emit-options --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --build-deps-for wheel \
+		$(foreach extra,$(LOCKED_EXTRAS),--extra $(extra)) --output-file docker/requirements.lock pyproject.toml
+
+# Whether anything is known against these versions; who knows is asked over the internet.
+audit: environment
+	@if $(BIN)/python -c 'import urllib.request; urllib.request.urlopen("$(ADVISORIES)", timeout=10)' 2>/dev/null; then \
+		$(BIN)/pip-audit --vulnerability-service osv --require-hashes --disable-pip \
+			--requirement docker/requirements.lock; \
+	else echo "not audited: $(ADVISORIES) cannot be reached from here"; fi
 
 # Not with --quiet: then it finds no dead link.
 docs: environment

@@ -14,29 +14,30 @@ import surgeline
 SOURCE = Path(surgeline.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# cli → workflow → stages, report, serve, adopt → imaging → context, parallel → clusters → work → config, …
+# cli → workflow → stages, report, serve → imaging, adopt → context, parallel → clusters → work → config, …
 # A simulation stands beside the stages: it makes what they reduce.
 STOREYS: list[set[str]] = [
     {"cli"},
     {"workflow"},
-    {"stages", "report", "serve", "simulate", "adopt"},
-    {"imaging"},
+    {"stages", "report", "serve", "simulate"},
+    {"imaging", "adopt"},
     {"context", "parallel"},
     {"clusters"},
     {"work"},
-    {"config", "errors", "paths"},
+    {"config", "errors", "masking", "paths", "yamltext"},
 ]
-# These three are one folder's worth of files: the ground that all else stands on.
+# These five are one folder's worth of files: the ground that all else stands on.
 GROUND = STOREYS[-1]
 
 HEAVY = {
     "astropy", "casaconfig", "casadata", "casampi", "casatasks", "casatools", "dask", "distributed", "jinja2",
     "kubernetes", "matplotlib", "mpi4py", "numpy", "prefect", "scipy",
 }  # fmt: skip
-# What a file may import at once, because it is imported only where that is already, or wanted at once: two say what
+# What a file may import at once, because it is imported only where that is already, or wanted at once: three say what
 # Dask's own classes do, one computes from end to end, two are flows of Prefect's.
 MAY_BE_HEAVY = {
     "parallel/othertasks.py": {"dask", "distributed"},
+    "parallel/podidle.py": {"distributed"},
     "parallel/workerprocess.py": {"distributed"},
     "simulate.py": {"numpy"},
     "clusters/poolworker.py": {"prefect"},

@@ -44,7 +44,9 @@ def test_the_demo_on_pods_gives_the_same_pixels(kubernetes: Kubernetes, shared: 
     }
     workdir = shared / "session"
     workdir.mkdir()
-    (workdir / "config.yaml").write_text(yaml.safe_dump({"dask": {"cluster": "pods"}, "clusters": {"pods": pods}}))
+    # Pods run as another user.
+    settings = {"dask": {"cluster": "pods"}, "clusters": {"pods": pods}, "session": {"private": False}}
+    (workdir / "config.yaml").write_text(yaml.safe_dump(settings))
     ran = surgeline("run", RECIPE, "--workdir", workdir, timeout=500)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     serial = surgeline("run", RECIPE, "--workdir", tmp_path / "serial", "--set", "backend=serial")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -26,7 +27,9 @@ from pydantic import (
     ValidationError,
 )
 
+from surgeline import yamltext
 from surgeline.errors import ConfigError, in_words_of_yaml, nearest
+from surgeline.masking import masked
 
 PACKAGED = Path(__file__).with_name("config.yaml")
 ENVIRONMENT_PREFIX = "SURGELINE__"
@@ -101,6 +104,7 @@ class SessionSettings(_Section):
     weblog: bool = True
     lock_timeout: PositiveFloat = 10
     keep_states: Literal["all", "running"] = "all"
+    private: bool = True
 
 
 class ContextSettings(_Section):
@@ -117,6 +121,20 @@ class PrefectSettings(_Section):
     start_timeout: PositiveFloat = 120
 
 
+class PipelineTaskSettings(_Section):
+    """Where a task of the CASA Pipeline has its jobs run, and what each needs; as a recipe says it of a stage."""
+
+    cluster: str | None = None
+    backend: Literal["dask", "mpi", "serial"] | None = None
+    resources: dict[str, Any] = Field(default_factory=dict)
+
+
+class CasaPipelineSettings(_Section):
+    """Procedures of the CASA Pipeline."""
+
+    tasks: dict[str, PipelineTaskSettings] = Field(default_factory=dict)
+
+
 class Settings(_Section):
     """The whole configuration, validated."""
 
@@ -129,6 +147,7 @@ class Settings(_Section):
     session: SessionSettings = Field(default_factory=SessionSettings)
     context: ContextSettings = Field(default_factory=ContextSettings)
     prefect: PrefectSettings = Field(default_factory=PrefectSettings)
+    casa_pipeline: CasaPipelineSettings = Field(default_factory=CasaPipelineSettings)
     casaconfig: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -202,7 +221,10 @@ def load(
         if not equals or not name.strip():
             raise ConfigError(f"--set {text!r} is not KEY=VALUE", "write it as --set dask.n_workers=4")
         key = tuple(name.strip().split("."))
-        for value in _spread(Value(key, _parsed(value_text, f"--set {name}"), f"--set {text}")):
+        parsed = _parsed(value_text, f"--set {name}")
+        shown = masked(parsed, *key)
+        origin = f"--set {text}" if shown == parsed else f"--set {name}={shown}"
+        for value in _spread(Value(key, parsed, origin)):
             _put(merged, value)
     settings = _validated(merged)
     return Configuration(settings, tuple(sorted(merged.values(), key=lambda value: value.key)), tuple(ignored))
@@ -230,16 +252,18 @@ def _spread(value: Value) -> Iterable[Value]:
 
 def _parsed(text: str, name: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yamltext.load(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"the value of {name} is not YAML: {text!r}", "put quotes around it") from error
+        # What is a key in it, and what a value, nobody can say.
+        shown = masked(text, *re.findall(r"[A-Za-z0-9-]+(?:_[A-Za-z0-9-]+)*", f"{name} {text}"))
+        raise ConfigError(f"the value of {name} is not YAML: {shown!r}", "put quotes around it") from error
 
 
 def _read(path: Path) -> list[Value]:
     """All leaves of one YAML file, each with its line."""
     try:
         text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yamltext.compose(text)
         leaves = list(_leaves(root, (), path, yaml.SafeLoader(text))) if isinstance(root, yaml.MappingNode) else []
     # What is no text, or a date that there is not, is a ValueError.
     except (yaml.YAMLError, ValueError) as error:
@@ -361,7 +385,8 @@ def explained(
         for part in error.errors()
         if (*within, *map(str, part["loc"]))[: len(key)] == key
     )
-    return ConfigError(f"{origin}: {name} = {first['input']!r}: " + "; or ".join(reasons), "correct the value")
+    shown = masked(first["input"], *key)
+    return ConfigError(f"{origin}: {name} = {shown!r}: " + "; or ".join(reasons), "correct the value")
 
 
 def _origin(key: Key, values: Collection[Value]) -> str | None:

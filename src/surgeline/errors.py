@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import ClassVar
 
+from surgeline.masking import without_passwords
+
 
 class SurgelineError(Exception):
     """An error that the user can act on: what happened, and what to do about it."""
@@ -14,6 +16,8 @@ class SurgelineError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, way_out: str = "") -> None:
+        # A URL in what a library says may have a password.
+        message = without_passwords(message)
         super().__init__(message, way_out)
         self.message = message
         self.way_out = way_out

@@ -8,6 +8,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+# Names are put together of several, and file systems take 255 bytes.
+_LONGEST_NAME = 90
+
 
 @dataclass(frozen=True)
 class SessionPaths:
@@ -163,9 +166,37 @@ def saved_state(stage: str, number: int, path: str, turn: int) -> str:
     return f"states/{safe_name(stage)}.{number}/{turn}.{safe_name(path)}.{digest}"
 
 
+# Where the CASA Pipeline works; it puts its products into `products/` beside it.
+PIPELINE_FOLDER = "working"
+
+
+def pipeline_context(stage: str, version: int) -> str:
+    """Where the CASA Pipeline's context is kept as a stage left it that began at a version of the session's own."""
+    return f"contexts/{version:04d}.{safe_name(stage)}.context"
+
+
+def pipeline_note(stage: str, version: int) -> str:
+    """What says which names there were in the CASA Pipeline's folder before and after a stage."""
+    return f"contexts/{version:04d}.{safe_name(stage)}.names.json"
+
+
+def pipeline_notes(workdir: Path) -> list[tuple[int, Path]]:
+    """All such notes of a session, each with the version that its stage began at."""
+    return [(int(path.name.partition(".")[0]), path) for path in sorted(workdir.glob("contexts/*.names.json"))]
+
+
+def set_aside_of(name: str, version: int) -> str:
+    """Where what an attempt left in the CASA Pipeline's folder is moved, when the stage begins anew at a version."""
+    return f"replaced/{version}/{PIPELINE_FOLDER}/{name}"
+
+
 def safe_name(text: str) -> str:
     """A file name that any file system and CASA accept, from any text (a field's name, say)."""
-    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", text).strip("_.") or "unnamed"
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", text).strip("_.") or "unnamed"
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{name[: _LONGEST_NAME - len(digest) - 1]}-{digest}"
 
 
 def partial(path: str | Path) -> Path:

@@ -317,8 +317,8 @@ class _Corruption:
         shape = (simulation.spectral_windows, simulation.antennas, _CORRELATIONS)
         self.amplitude = np.exp(simulation.gain_amplitude_scatter * random.standard_normal(shape))
         self._swing = math.radians(simulation.gain_phase_scatter_deg) * math.sqrt(2)
-        self._rate = 2 * math.pi / random.uniform(1.5 * 3600, 3 * 3600, shape)
-        self._start = random.uniform(0, 2 * math.pi, shape)
+        self._rate = 2 * math.pi / random.uniform(1.5 * 3600, 3 * 3600, shape)  # nosec B311  # noise
+        self._start = random.uniform(0, 2 * math.pi, shape)  # nosec B311  # noise
         # A few cosines over the band: smooth, as a receiver's bandpass is.
         order = np.arange(1, 4)
         weight = random.standard_normal((*shape, 3)) + 1j * random.standard_normal((*shape, 3))

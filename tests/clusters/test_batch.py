@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -320,3 +321,16 @@ def test_every_key_is_explained_in_the_packaged_configuration_with_its_default(
     assert settings_of(configured(tmp_path, yaml.dump({"clusters": {"batch": own}})), "batch", {}) == settings_of(
         bare, "batch", {}
     )
+
+
+def test_what_makes_the_text_of_queue_jobs_leaves_signals_alone() -> None:
+    code = (
+        "import signal, threading\n"
+        "from surgeline.clusters.jobtext import load_jobqueue\n"
+        "ours = lambda *_: None; signal.signal(signal.SIGINT, ours)\n"
+        "thread = threading.Thread(target=load_jobqueue, args=('slurm',)); thread.start(); thread.join()\n"
+        "import dask_jobqueue.slurm\n"
+        "print(signal.getsignal(signal.SIGINT) is ours, signal.signal(signal.SIGINT, signal.SIG_DFL) is ours)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr) == ("True True\n", "")

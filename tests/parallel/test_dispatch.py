@@ -42,10 +42,13 @@ class Servers:
         self.is_read = threading.Event()
         self.discarded: list[int] = []
 
+    def dies(self, rank: int) -> None:
+        self.lost[rank] = "killed by signal 9 (SIGKILL)"
+        del self.living[rank]
+
     def push(self, rank: int, jobs: list[bytes]) -> int | None:
         if rank == self.dies_when_sent_to:
-            self.lost[rank] = "killed"
-            del self.living[rank]
+            self.dies(rank)
             return None
         number = len(self.requests) + 1
         self.requests[number] = rank, jobs
@@ -130,6 +133,37 @@ def test_a_server_that_dies_as_a_job_is_sent_costs_nothing(backend: Backend, ser
     backend._answered(1)
     wait_until(lambda: bool(told), 20, "the outcome is delivered")
     assert (told[0].value, told[0].losses) == (1, ())
+
+
+def append(path: str, text: str) -> str:
+    with Path(path).open("a") as file:
+        file.write(text)
+    return Path(path).read_text()
+
+
+def test_what_a_dead_server_had_half_changed_is_put_back_first_or_not_worked_on(
+    backend: Backend, servers: Servers, tmp_path: Path
+) -> None:
+    told: dict[str, Outcome] = {}
+    data = tmp_path / "data"
+    change = FunctionCall(append, str(data), "changed").declare(changes=[str(data)])
+    put_back = FunctionCall(Path.write_text, data, "as it was, and ")
+    backend.submit(change.declare(name="kept", mends=[put_back]), lambda outcome: told.setdefault("kept", outcome))
+    backend.submit(change.declare(name="not kept"), lambda outcome: told.setdefault("not kept", outcome))
+    data.write_text("half changed")
+    servers.dies(2)
+    backend._died(2, 2)
+    wait_until(lambda: "not kept" in told, 20, "it is told")
+    failure = told["not kept"].failure
+    assert failure is not None and failure.message.endswith(f"(SIGKILL), while it changed {data}")
+    servers.living[3] = None
+    servers.dies(1)
+    backend._died(1, 1)
+    wait_until(lambda: len(servers.requests) == 3, 20, "it is sent again")
+    backend._answered(3)
+    wait_until(lambda: "kept" in told, 20, "it is told")
+    assert told["kept"].value == "as it was, and changed"
+    assert len(told["kept"].losses) == 1
 
 
 def test_jobs_of_a_bundle_that_are_cancelled_one_by_one_stay_cancelled(backend: Backend, servers: Servers) -> None:

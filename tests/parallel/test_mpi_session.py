@@ -261,8 +261,10 @@ def test_no_rank_survives_the_client(mpirun: str, vis: Path, tmp_path: Path) -> 
 
 
 @each_mpirun
-def test_no_rank_survives_mpirun(mpirun: str, vis: Path, tmp_path: Path) -> None:
+def test_no_network_hears_a_rank_and_none_survives_mpirun(mpirun: str, vis: Path, tmp_path: Path) -> None:
     with started(mpirun, "waiting", tmp_path, vis) as (process, ranks):
+        heard = [found for rank in ranks for found in rank.net_connections("inet") if found.status == "LISTEN"]
+        assert all(found.laddr.ip.startswith("127.") for found in heard), heard
         process.send_signal(signal.SIGKILL)
         _, alive = psutil.wait_procs(ranks, timeout=10)
         assert not alive

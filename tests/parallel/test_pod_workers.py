@@ -284,7 +284,7 @@ def test_a_session_in_the_cluster_reaches_its_scheduler_by_the_services_address(
     said = kubernetes.inside("env", f"PYTHONPATH={OWN_MODULES}", *session)
     home, address = said.split()[-2:]
     assert home == "/scratch"
-    assert address.startswith("tcp://surgeline-") and address.endswith(".svc:8786")
+    assert address.startswith("tls://surgeline-") and address.endswith(".svc:8786")
 
 
 def doubled(source: str, target: str) -> str:

@@ -28,7 +28,9 @@ SERVE = """
 import sys
 from pathlib import Path
 from surgeline.serve.start import find_token, serve
-serve(sys.argv[2:], sys.argv[1], 0, find_token(None), lambda text: print(text, flush=True))
+token = find_token(None)
+here = token is None and sys.argv[1] == "127.0.0.1"
+serve(sys.argv[2:], sys.argv[1], 0, token, lambda text: print(text, flush=True), everybody_here=here)
 """
 API = "/api/v1"
 

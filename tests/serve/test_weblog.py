@@ -25,6 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_weblog(paths, a_record(), context)
     (paths.workdir / "pictures" / "page.html").write_text("<script>alert(1)</script>")
     (paths.workdir / "weblog" / "away").symlink_to("/etc/passwd")
+    (paths.logs / "surgeline-1").mkdir(parents=True)
+    (paths.logs / "surgeline-1" / "key.pem").write_text("secret")
     return paths.workdir
 
 
@@ -56,6 +58,23 @@ def test_pages_come_with_all_that_they_link_to(weblog: tuple[Server, str], folde
         assert server.get(urljoin(f"{session}/weblog/index.html", str(link).partition("#")[0])).status == 200, link
 
 
+def test_with_a_token_a_browser_comes_by_the_link(folder: Path) -> None:
+    with serving(folder, SURGELINE_SERVE_TOKEN="correct-horse-battery-staple") as server:
+        with browsing() as browser:
+            page = browser.page
+            page.goto(server.told[0].removeprefix("for one browser: "))
+            page.get_by_role("link", name="weblogs").click()
+            page.get_by_role("link", name="run").click()
+            assert page.locator("h1").inner_text() == "Spectral line"
+            page.wait_for_load_state("networkidle")
+            assert page.evaluate("[...document.images].filter((image) => image.naturalWidth).length") >= 4
+            assert browser.complaints == []
+        assert server.get("/sessions").status == 401
+        assert server.stop() == 0
+        assert [line.partition(":")[0] for line in server.rest] == ["for one browser"]
+        server.rest.clear()
+
+
 def test_the_folder_itself_leads_to_home(weblog: tuple[Server, str]) -> None:
     server, session = weblog
     assert server.get(f"{session}/weblog").headers["location"] == f"{session}/weblog/index.html"
@@ -76,7 +95,7 @@ def test_only_pages_may_run_scripts_and_products_are_saved(weblog: tuple[Server,
 @pytest.mark.parametrize(
     "path",
     ["context.db", "run.json", "data/x", "weblog/away", "weblog/../context.db", "weblog/%2e%2e/context.db",
-     "weblog/none.html", "weblog//etc/passwd", "pictures"],
+     "weblog/none.html", "weblog//etc/passwd", "pictures", "logs/surgeline-1/key.pem"],
 )  # fmt: skip
 def test_nothing_else_is_served(weblog: tuple[Server, str], path: str) -> None:
     server, session = weblog

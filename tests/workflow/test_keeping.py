@@ -41,3 +41,24 @@ def test_jobs_of_a_batch_that_change_one_ms_have_it_kept_once() -> None:
     data = StageData("mixed", 1)
     both = (request("setjy", usescratch=True), request("flagdata", mode="manual"))
     assert kept(data, *both) == [("FLAG", "FLAG_ROW", "MODEL_DATA")]
+
+
+def ways_back(data: StageData, *jobs: Job) -> list[list[str]]:
+    """From which states each of a batch of jobs finds its data put back where it has to run again."""
+    data.jobs_before(jobs)
+    return [[str(mend.arguments[0]) for mend in job.declared.mends] for job in data.with_way_back(jobs)]  # type: ignore[attr-defined]
+
+
+def test_a_job_may_run_again_on_the_data_that_it_found_and_on_no_others() -> None:
+    data = StageData("mixed", 1)
+    ((state,),) = ways_back(data, request("flagdata", mode="tfcrop"))
+    assert state.startswith("states/mixed.1/1.")
+    # Now others have changed what was saved.
+    assert ways_back(data, request("flagdata", mode="rflag")) == [[]]
+    # A state that keeps more is of the data as they are now.
+    ((state,),) = ways_back(data, request("setjy", usescratch=True))
+    assert state.startswith("states/mixed.1/2.")
+
+
+def test_of_two_that_change_the_same_at_once_neither_puts_it_back() -> None:
+    assert ways_back(StageData("mixed", 1), request("flagdata"), request("flagdata")) == [[], []]

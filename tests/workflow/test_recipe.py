@@ -28,8 +28,8 @@ stages:
 """
 
 
-# Self-calibration and linear mosaics are for those who ask for them.
-_USUAL = [name for name in stage_names() if name not in ("self_calibrate", "combine_pointings")]
+# Self-calibration, linear mosaics and the CASA Pipeline are for those who ask for them.
+_USUAL = [name for name in stage_names() if name not in ("self_calibrate", "combine_pointings", "casa_pipeline")]
 
 
 @pytest.fixture

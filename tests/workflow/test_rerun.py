@@ -161,6 +161,16 @@ def test_a_new_and_a_removed_stage_concern_those_after_them(run: Run, tmp_path: 
     assert totals(tmp_path / "session") == expected()
 
 
+def test_what_had_finished_beside_a_stage_that_did_not_finish_is_kept(run: Run, tmp_path: Path) -> None:
+    unfinished = {"task": "make", "name": "beside", "needs": [], "arguments": {"path": "later/numbers.json"}}
+    stages = [unfinished, {"task": "make", "needs": []}]
+    assert run(stages).returncode == 7
+    (tmp_path / "session" / "later").mkdir()
+    done = run(stages)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 stages had finished before" in done.stdout and runs_again(done.stdout) == []
+
+
 def test_what_is_not_kept_cannot_be_put_back_and_that_is_told_before_anything_is_touched(
     run: Run, tmp_path: Path
 ) -> None:

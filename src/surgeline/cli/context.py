@@ -333,7 +333,7 @@ def _opened(workdir: Path, url: str | None, identifier: str | None) -> Iterator[
     # The repr of a URL hides its password.
     name = where if isinstance(where, Path) else repr(context.database.engine.url)
     try:
-        known = context.database.reading(lambda c: list(c.execute(select(contexts.c.id)).scalars()))
+        known = context.reading(lambda c: list(c.execute(select(contexts.c.id)).scalars()))
         if identifier is None and len(known) > 1:
             raise ContextError(f"{name} holds {len(known)} contexts", f"name one: --context {known[0]}, …")
         if context.identifier not in known:

@@ -99,12 +99,15 @@ def simulate(
 
 @config_app.command("show")
 def config_show(workdir: Workdir = WORKDIR, overrides: Overrides = None) -> None:
-    """Print every value of the configuration with its origin."""
+    """Print every value of the configuration with its origin; secrets are not shown."""
+    from surgeline.masking import masked
+
     configuration = configuration_of(workdir, overrides)
     for value in configuration.values:
-        typer.echo(f"{'.'.join(value.key)} = {value.value!r}    # {value.origin}")
+        typer.echo(f"{'.'.join(value.key)} = {masked(value.value, *value.key)!r}    # {value.origin}")
     for value in configuration.ignored:
-        typer.echo(f"# {'.'.join(value.key)} = {value.value!r} is not used here    # {value.origin}")
+        shown = masked(value.value, *value.key)
+        typer.echo(f"# {'.'.join(value.key)} = {shown!r} is not used here    # {value.origin}")
 
 
 @config_app.command("init")

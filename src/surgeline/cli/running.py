@@ -48,7 +48,7 @@ def run(
     from surgeline.workflow.session import Session
 
     loaded = recipes.load(recipe, tuple(absolute(name) for name in vis or ()))
-    _run(
+    run_session(
         workdir,
         as_json,
         lambda observer: Session(
@@ -67,7 +67,7 @@ def resume(
     """Go on with a session after its last finished stage."""
     from surgeline.workflow.session import Session
 
-    _run(
+    run_session(
         workdir,
         as_json,
         lambda observer: Session.resume(
@@ -138,7 +138,14 @@ def _configuration_of_session(arguments: list[str]) -> Configuration:
     return configuration_of(parsed["workdir"], parsed["overrides"])
 
 
-def _run(workdir: Path, as_json: bool, make: Callable[[Observer], Session]) -> None:
+def run_session(workdir: Path, as_json: bool, make: Callable[[Observer], Session]) -> None:
+    """Run a session and show how it goes.
+
+    Args:
+        workdir: its working folder.
+        as_json: show events for machines.
+        make: makes the session, which tells an observer what happens.
+    """
     from rich.console import Console
 
     from surgeline.cli.steadyoutput import SteadyOutput
@@ -159,11 +166,12 @@ def _run(workdir: Path, as_json: bool, make: Callable[[Observer], Session]) -> N
             session = make(told)
             told.know(session.recipe.name, needs(session.recipe), Estimates(default_file(os.environ)))
             if not as_json:
-                at_last.callback(lambda: console.print(f"workers:  {session.accounts}", soft_wrap=True))
+                at_last.callback(lambda: console.print(f"workers:  {session.accounts}", markup=False, soft_wrap=True))
             try:
                 with NowFile(session.paths, told):
                     session.run()
             finally:
                 session.close()
         if not as_json:
-            console.print(f"products: {session.paths.products}\nweblog:   {session.paths.weblog}", soft_wrap=True)
+            made = f"products: {session.paths.products}\nweblog:   {session.paths.weblog}"
+            console.print(made, markup=False, emoji=False, soft_wrap=True)

@@ -15,19 +15,21 @@ def serve(
     sources: Annotated[
         list[str] | None, typer.Argument(help="Working folders, and URLs of databases that hold contexts.")
     ] = None,
-    host: Annotated[
-        str, typer.Option(help="The name or address to listen on; elsewhere a token is needed.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="The name or address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on; 0: any that is free.")] = 8765,
     token_file: Annotated[
-        Path | None, typer.Option(help="A file that holds the token; else SURGELINE_SERVE_TOKEN counts.")
+        Path | None,
+        typer.Option(help="A file that holds the token; else SURGELINE_SERVE_TOKEN counts, else one is made."),
     ] = None,
+    without_token: Annotated[
+        bool, typer.Option("--without-token", help="Let every user of this machine read, without a token.")
+    ] = False,
 ) -> None:
     """Serve what sessions do, know and made over HTTP, to be read only."""
     from surgeline.serve.start import find_token
     from surgeline.serve.start import serve as serve_sources
 
-    serve_sources(sources or ["surgeline-session"], host, port, find_token(token_file), typer.echo)
+    serve_sources(sources or ["surgeline-session"], host, port, find_token(token_file), typer.echo, without_token)
 
 
 def deploy(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from surgeline.clusters.batch import Contact
 from surgeline.clusters.kubernetes import Kubernetes, why_it_waits
-from surgeline.clusters.kubernetesapi import SESSION_LABEL
+from surgeline.clusters.kubernetesapi import SESSION_LABEL, Manifest
 from surgeline.clusters.poddeletion import delete
-from surgeline.clusters.podmanifests import SCHEDULER_PORT, cluster_manifest
+from surgeline.clusters.podmanifests import SCHEDULER_PORT, cluster_manifest, secret_manifest
 from surgeline.errors import ClusterError
 
 _LOOK_SECONDS = 0.25
@@ -26,7 +26,9 @@ class DaskCluster:
         scheduler_address: how this process reaches it.
     """
 
-    def __init__(self, manager: Kubernetes, contact: Contact, threads: int, start_timeout: float) -> None:
+    def __init__(
+        self, manager: Kubernetes, contact: Contact, threads: int, start_timeout: float, files: Mapping[str, str]
+    ) -> None:
         """Prepare; nothing is made yet.
 
         Args:
@@ -34,10 +36,14 @@ class DaskCluster:
             contact: the session's name there.
             threads: threads that CASA may use in each worker.
             start_timeout: seconds that the scheduler's pod may take to start.
+            files: what lets pods in, see `certificates.contents`; empty without TLS.
         """
         self._manager = manager
         self._api = manager.api
-        self._name = contact.name
+        self._contact, self._name = contact, contact.name
+        self._files = files
+        self._made: Manifest = {}
+        self._protocol = "tls" if files else "tcp"
         self._labels = f"{SESSION_LABEL}={contact.name}"
         self._manifest = cluster_manifest(manager.settings, contact, threads)
         self._seconds = start_timeout
@@ -52,7 +58,7 @@ class DaskCluster:
         Raises:
             ClusterError: Kubernetes refuses it, or its pod does not start in time; says why, in Kubernetes' words.
         """
-        self._api.create(self._manifest)
+        self._make()
         deadline = time.monotonic() + self._seconds
         unacted = time.monotonic() + _UNACTED_SECONDS
         while not is_over():
@@ -67,7 +73,7 @@ class DaskCluster:
             if time.monotonic() > unacted and not self._is_acted_on():
                 self._api.delete("DaskCluster", self._name)
                 unacted = time.monotonic() + _UNACTED_SECONDS
-            self._api.create(self._manifest)
+            self._make()
             time.sleep(_LOOK_SECONDS)
         if not self.scheduler_address and not is_over():
             self.scheduler_address = self._address()
@@ -81,6 +87,16 @@ class DaskCluster:
             while self._api.listed("Pod", self._labels) and time.monotonic() < deadline:
                 time.sleep(_LOOK_SECONDS)
         self._api.close()
+
+    def _make(self) -> None:
+        made = self._api.create(self._manifest)
+        if made is not None:
+            self._made = made
+            # That of one before would go with it, some time after it.
+            if self._files:
+                self._api.delete("Secret", self._name)
+        if self._files:
+            self._api.create(secret_manifest(self._contact, self._files, self._made))
 
     def _is_acted_on(self) -> bool:
         found = self._api.listed("DaskCluster", fields=f"metadata.name={self._name}")
@@ -102,10 +118,10 @@ class DaskCluster:
             host = f"{service}.{self._api.namespace()}.svc"
             with suppress(socket.gaierror):
                 socket.getaddrinfo(host, SCHEDULER_PORT)
-                return f"tcp://{host}:{SCHEDULER_PORT}"
+                return f"{self._protocol}://{host}:{SCHEDULER_PORT}"
             if forwarded is False:
                 raise ClusterError(
                     f"{host} is not known here: the session does not run in a pod of that cluster",
                     "leave port_forward out",
                 )
-        return f"tcp://127.0.0.1:{self._api.forward(service, SCHEDULER_PORT)}"
+        return f"{self._protocol}://127.0.0.1:{self._api.forward(service, SCHEDULER_PORT)}"

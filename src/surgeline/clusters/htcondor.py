@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from surgeline.clusters.commands import how_it_ended, in_its_own_words
 from surgeline.clusters.jobtext import common_arguments, load_jobqueue, worker_job
 from surgeline.clusters.settings import Bytes, CommandSettings
 from surgeline.errors import ClusterError, SchedulerSilent
+from surgeline.masking import holds_secret
 
 # Backquotes, since HTCondor takes $( for a macro of its own. A job that starts anew keeps its number.
 _WORKER_NAME = (
@@ -42,6 +44,8 @@ _CAUSES: Mapping[int, Cause] = {1: "cancelled", 34: "out of memory", 46: "wallti
 _HELD_BY_MACHINE = 21
 # What its commands say where no schedd answers.
 _NO_SCHEDD = re.compile("can't find address|failed to connect", re.IGNORECASE)
+# What its commands themselves read, such as where tokens are.
+_OWN = re.compile(r"(?i)_?CONDOR_|BEARER_TOKEN")
 _CAUSES_OF_MACHINE: Mapping[int, Cause] = {102: "out of memory"}
 
 
@@ -77,6 +81,18 @@ class HTCondorSettings(CommandSettings):
 
 class HTCondor(BatchManager[HTCondorSettings]):
     """HTCondor, by its commands; keeps `WorkloadManager`."""
+
+    def __init__(self, settings: HTCondorSettings, environment: Mapping[str, str] = os.environ) -> None:
+        """Prepare.
+
+        Args:
+            settings: the cluster's.
+            environment: what queue jobs inherit, but for secrets: condor_q shows it to everybody.
+        """
+        super().__init__(
+            settings,
+            {name: value for name, value in environment.items() if _OWN.match(name) or not holds_secret(name, value)},
+        )
 
     def text(self, worker_class: WorkerClass, contact: Contact, count: int = 1) -> str:
         """The submit file for so many workers."""
@@ -249,7 +265,11 @@ def _commands_of(settings: HTCondorSettings, contact: Contact, output: Path) -> 
             "should_transfer_files": "YES",
             "when_to_transfer_output": "ON_EXIT",
             "transfer_executable": False,
-            "transfer_input_files": ",".join(_literal(str(path)) for path in contact.certificates or ()),
+            # Relative to `initialdir` where they are: a comma in a path would be the end of it.
+            "transfer_input_files": ",".join(
+                _literal(path.name if path.parent == contact.folder else str(path))
+                for path in contact.certificates or ()
+            ),
             # Or all that a worker leaves behind would come back.
             "transfer_output_files": '""',
             "stream_output": True,

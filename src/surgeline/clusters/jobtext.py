@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from surgeline.clusters.batch import Contact, WorkerClass
@@ -18,6 +20,7 @@ _KEYS = (
     *("interface", "local-directory", "extra", "job-extra", "env-extra", "header-skip", "log-directory"),
     *("queue", "account", "walltime", "job-cpu"),
 )
+_set_signal = signal.signal
 
 
 def load_jobqueue(kind: str) -> None:
@@ -27,11 +30,27 @@ def load_jobqueue(kind: str) -> None:
         ClusterError: it is not installed.
     """
     try:
-        import dask_jobqueue  # noqa: F401
+        with _signals_as_they_are():
+            import dask_jobqueue  # noqa: F401
     except ModuleNotFoundError as error:
         raise ClusterError(
             f"clusters of type {kind} need dask-jobqueue, which is not installed", f"pip install 'surgeline[{kind}]'"
         ) from error
+
+
+@contextmanager
+def _signals_as_they_are() -> Iterator[None]:
+    """A block in which nobody says what signals do.
+
+    When it is imported dask-jobqueue, for its runners, has SIGINT end the process at once, as if all were well; and
+    no thread but the first can import it, which alone may say that.
+    """
+    signal.signal = lambda number, _: signal.getsignal(number)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        # As it is for everybody, also where another thread has done the same meanwhile.
+        signal.signal = _set_signal
 
 
 def worker_job(job_class: type[Any]) -> type[Any]:

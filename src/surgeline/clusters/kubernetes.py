@@ -60,7 +60,7 @@ class Volume(BaseModel):
 class KubernetesSettings(SurgeSettings):
     """What clusters of Kubernetes have besides."""
 
-    of_cluster = SurgeSettings.of_cluster | {"context", "namespace", "port_forward", "scheduler_template"}
+    of_cluster = SurgeSettings.of_cluster | {"context", "namespace", "port_forward", "scheduler_template", "tls"}
 
     type: Literal["kubernetes"]
     # As the name of a resource, whose names are longer by a session's own.
@@ -84,6 +84,7 @@ class KubernetesSettings(SurgeSettings):
     namespace: str | None = None
     port_forward: bool | Literal["auto"] = "auto"
     scheduler_template: Mapping[str, Any] = Field(default_factory=dict)
+    tls: bool = True
     workers: Mapping[str, KubernetesSettings] = Field(default_factory=dict)
 
     @property

@@ -26,6 +26,7 @@ _PLACES = {
     "Deployment": ("apps/v1", "deployments"),
     "Event": ("v1", "events"),
     "Pod": ("v1", "pods"),
+    "Secret": ("v1", "secrets"),
 }
 
 
@@ -67,18 +68,23 @@ class KubernetesApi:
         found: str = self._run(self._find_namespace())
         return found
 
-    def create(self, manifest: Manifest, dry_run: bool = False) -> None:
+    def create(self, manifest: Manifest, dry_run: bool = False) -> Manifest | None:
         """Create a resource, unless it is there already; in a dry run the server only says whether it would.
+
+        Returns:
+            it, as the server made it; None where it was there.
 
         Raises:
             ClusterError: the server refuses, in its own words, or does not answer.
         """
         parameters = {"dryRun": "All"} if dry_run else {}
         try:
-            self._run(self._request("POST", manifest["kind"], parameters=parameters, body=manifest))
+            made: Manifest = self._run(self._request("POST", manifest["kind"], parameters=parameters, body=manifest))
         except Refused as refusal:
             if refusal.status != _EXISTS:
                 raise
+            return None
+        return made
 
     def listed(self, kind: str, labels: str = "", fields: str = "") -> list[dict[str, Any]]:
         """The resources of a kind that have these labels, and values of these fields.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from surgeline.clusters.daskoptions import dask_options
+from surgeline.clusters import certificates
+from surgeline.clusters.daskoptions import dashboard_options, dask_options
 from surgeline.config import Configuration
 from surgeline.errors import ConfigError
 from surgeline.work.allowance import allowance
@@ -85,14 +87,23 @@ def memory_of_each(configuration: Configuration, workers: int) -> int | None:
     return limit
 
 
-def start(asked: LocalPlan, worker_class: type[Any], scratch: Path, preloads: Sequence[str] = ()) -> Any:
+def start(
+    asked: LocalPlan,
+    worker_class: type[Any],
+    scratch: Path,
+    preloads: Sequence[str] = (),
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Any:
     """Start the scheduler in this process and the workers as its children.
+
+    They know each other by certificates, as those of other clusters do: this machine may have other users.
 
     Args:
         asked: how many workers, and what each may use.
         worker_class: the nanny that starts each worker and watches over it.
         scratch: where workers keep their own files.
         preloads: modules that each worker, and each that replaces one, loads before it is given anything.
+        variables: environment variables that each worker begins with.
     """
     import dask
     from distributed import LocalCluster
@@ -107,15 +118,17 @@ def start(asked: LocalPlan, worker_class: type[Any], scratch: Path, preloads: Se
         def _update_worker_status(self, op: str, msg: Any) -> None:
             Cluster._update_worker_status(self, op, msg)
 
-    with dask.config.set(dask_options(asked.threads, preloads)):
+    options = dask_options(asked.threads, preloads, asked.dashboard_address is not None)
+    options["distributed.nanny.pre-spawn-environ"] |= variables
+    with dask.config.set(options):
         return LastingCluster(
             n_workers=asked.workers,
             threads_per_worker=1,
             processes=True,
             host=asked.host,
-            # Without a dashboard Dask still serves its health page: on a free port, for this machine only.
-            dashboard_address=asked.dashboard_address or "127.0.0.1:0",
-            scheduler_kwargs={"dashboard": asked.dashboard_address is not None},
+            protocol="tls",
+            security=certificates.make(),
+            **dashboard_options(asked.dashboard_address),
             worker_dashboard_address="127.0.0.1:0",
             memory_limit=asked.memory or 0,
             worker_class=worker_class,

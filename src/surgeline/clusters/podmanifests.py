@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from surgeline.clusters.batch import Contact, WorkerClass
+from surgeline.clusters.certificates import NAMES
 from surgeline.clusters.kubernetes import KubernetesSettings
 from surgeline.clusters.kubernetesapi import SESSION_LABEL
 from surgeline.work.casaprocess import thread_environment
@@ -16,10 +17,14 @@ _HTTP_PORT = 8787
 # What the scheduler's container runs.
 SCHEDULER_MODULE = "surgeline.parallel.podscheduler"
 SCRATCH = "/scratch"
+# Where a session's pods find what lets them in.
+CERTIFICATES = "/etc/surgeline"
 # What the nanny takes beside its worker, which may use all that it was promised.
 _NANNY_BYTES = 256 * 2**20
 # A worker in the midst of a CASA call does not end by itself, however long it is given.
 _GRACE_SECONDS = 5
+# Secrets belong to root and the group of the pod.
+_GROUP_READS = 0o440
 _SCHEDULER_RESOURCES = {
     "requests": {"cpu": "100m", "memory": "512Mi"},
     "limits": {"memory": "2Gi"},
@@ -39,7 +44,7 @@ def cluster_manifest(settings: KubernetesSettings, contact: Contact, threads: in
     selector = {"dask.org/cluster-name": contact.name, "dask.org/component": "scheduler"}
     container = {
         **_container("scheduler", settings),
-        "command": [settings.interpreter, "-m", SCHEDULER_MODULE],
+        "command": [settings.interpreter, "-m", SCHEDULER_MODULE, *([CERTIFICATES] if settings.tls else [])],
         "ports": [
             {"name": "tcp-comm", "containerPort": SCHEDULER_PORT, "protocol": "TCP"},
             {"name": "http-dashboard", "containerPort": _HTTP_PORT, "protocol": "TCP"},
@@ -71,7 +76,9 @@ def cluster_manifest(settings: KubernetesSettings, contact: Contact, threads: in
             # The operator makes a group of its own; this session has its workers in others.
             "worker": {"replicas": 0, "spec": {"containers": [{"name": "none", "image": settings.image}]}},
             "scheduler": {
-                "spec": merged(_pod(settings, container), settings.scheduler_template.get("spec", {})),
+                "spec": merged(
+                    _let_in(_pod(settings, container), settings, contact), settings.scheduler_template.get("spec", {})
+                ),
                 "service": service,
             },
         },
@@ -96,9 +103,10 @@ def worker_manifest(worker_class: WorkerClass, contact: Contact, name: str) -> M
     container |= {
         "command": [settings.interpreter, "-m", contact.module],
         "args": [
-            # Told by the operator.
-            "$(DASK_SCHEDULER_ADDRESS)",
+            # That of its service, for pods of its namespace.
+            f"{'tls' if settings.tls else 'tcp'}://{contact.name}-scheduler:{SCHEDULER_PORT}",
             *("--name", f"kubernetes-{name}@$(SURGELINE_POD)"),
+            *(_options_of_tls() if settings.tls else ()),
             *("--nthreads", "1", "--nanny", "--no-dashboard"),
             *("--memory-limit", str(offers.memory)),
             *("--death-timeout", str(settings.death_timeout)),
@@ -123,9 +131,27 @@ def worker_manifest(worker_class: WorkerClass, contact: Contact, name: str) -> M
             "worker": {
                 "replicas": 1,
                 **metadata,
-                "spec": merged(_pod_of(settings, container), template.get("spec", {})),
+                "spec": merged(_let_in(_pod_of(settings, container), settings, contact), template.get("spec", {})),
             },
         },
+    }
+
+
+def secret_manifest(contact: Contact, files: Mapping[str, str], owner: Mapping[str, Any]) -> Manifest:
+    """What lets a session's pods in, which goes when its DaskCluster does.
+
+    Args:
+        contact: the session's name there.
+        files: what is in the files, by their names.
+        owner: the DaskCluster as it was made.
+    """
+    reference = {key: owner[key] for key in ("apiVersion", "kind")}
+    reference |= {key: owner["metadata"][key] for key in ("name", "uid")}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": contact.name, "labels": _labels(contact), "ownerReferences": [reference]},
+        "stringData": dict(files),
     }
 
 
@@ -193,7 +219,7 @@ def _container(name: str, settings: KubernetesSettings) -> Manifest:
         },
         "volumeMounts": [
             {"name": "scratch", "mountPath": SCRATCH},
-            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "tmp", "mountPath": "/tmp"},  # nosec B108  # the pod's own
         ],
     }
 
@@ -242,6 +268,22 @@ def _pod(settings: KubernetesSettings, container: Manifest) -> Manifest:
     if settings.priority_class:
         pod["priorityClassName"] = settings.priority_class
     return pod
+
+
+def _let_in(pod: Manifest, settings: KubernetesSettings, contact: Contact) -> Manifest:
+    """A pod with what lets it in, which its group alone can read."""
+    if settings.tls:
+        secret = {"secretName": contact.name, "defaultMode": _GROUP_READS}
+        pod["volumes"].append({"name": "certificates", "secret": secret})
+        for container in pod["containers"]:
+            mount = {"name": "certificates", "mountPath": CERTIFICATES, "readOnly": True}
+            container["volumeMounts"].append(mount)
+    return pod
+
+
+def _options_of_tls() -> list[str]:
+    flags = ("--tls-ca-file", "--tls-cert", "--tls-key")
+    return [word for flag, name in zip(flags, NAMES, strict=True) for word in (flag, f"{CERTIFICATES}/{name}")]
 
 
 def _variables(values: Mapping[str, str]) -> list[Manifest]:

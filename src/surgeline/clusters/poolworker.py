@@ -106,11 +106,8 @@ def _revealed(secret: str, folder: Path) -> Sequence[str]:
     """Write the certificates that a block has to a folder that is nobody else's; their paths."""
     with get_client(sync_client=True) as client:
         content = json.loads(client.read_block_document_by_name(secret, SECRET).data["value"])
-    paths = [folder / name for name in certificates.NAMES]
-    for path, text in zip(paths, content, strict=True):
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(text)
-    return list(map(str, paths))
+    written = certificates.write(dict(zip(certificates.NAMES, content, strict=True)), folder)
+    return list(map(str, written))
 
 
 def _pass_on(process: subprocess.Popen[str], tail: deque[str]) -> None:

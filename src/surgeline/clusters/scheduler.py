@@ -6,7 +6,7 @@ import logging
 import socket
 from typing import Any
 
-from surgeline.clusters.daskoptions import dask_options
+from surgeline.clusters.daskoptions import dashboard_options, dask_options
 from surgeline.errors import ClusterError
 
 
@@ -51,7 +51,7 @@ def start_scheduler(
     from distributed import LocalCluster
     from distributed.utils import get_ip
 
-    with dask.config.set(dask_options(threads)):
+    with dask.config.set(dask_options(threads, dashboard=dashboard_address is not None)):
         return LocalCluster(
             n_workers=0,
             host=host if host or interface else get_ip(),
@@ -59,8 +59,6 @@ def start_scheduler(
             scheduler_port=port,
             protocol="tls" if security else "tcp",
             security=security,
-            # Without a dashboard Dask still serves its health page: on a free port, for this machine only.
-            dashboard_address=dashboard_address or "127.0.0.1:0",
-            scheduler_kwargs={"dashboard": dashboard_address is not None},
+            **dashboard_options(dashboard_address),
             silence_logs=logging.CRITICAL,
         )

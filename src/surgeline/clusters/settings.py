@@ -99,6 +99,18 @@ class SurgeSettings(BaseModel):
     data_reachable: tuple[str, ...] = ()
     workers: Mapping[str, SurgeSettings] = Field(default_factory=dict)
 
+    @field_validator("*")
+    @classmethod
+    def _on_one_line(cls, said: Any, known: ValidationInfo) -> Any:
+        # In the texts of queue jobs a line break would begin another directive; half a character cannot be written.
+        directives = known.field_name == "job_extra_directives" and isinstance(said, Mapping)
+        texts = (*said, *said.values()) if directives else said if isinstance(said, tuple) else (said,)
+        if known.field_name != "job_script_prologue":
+            for text in texts:
+                if isinstance(text, str) and re.search("[\n\r\x00\ud800-\udfff]", text):
+                    raise ValueError("write it on one line, as text")
+        return said
+
     @field_validator("minimum")
     @classmethod
     def _not_above_the_maximum(cls, minimum: int, known: ValidationInfo) -> int:

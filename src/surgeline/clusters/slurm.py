@@ -157,7 +157,8 @@ class Slurm(BatchManager[SlurmSettings]):
             # dask-jobqueue's own would be whole GB.
             job_mem=f"{math.ceil(settings.memory / 2**20)}M",
         )
-        lines = [line for line in job.job_header.splitlines() if not _is_skipped(line, settings.job_directives_skip)]
+        # Not by splitlines, to which other characters end lines, too.
+        lines = [line for line in job.job_header.split("\n") if not _is_skipped(line, settings.job_directives_skip)]
         job.job_header = "\n".join([*lines, *(f"#SBATCH {text}" for text in settings.job_extra_directives)])
         return str(job.job_script())
 

@@ -150,12 +150,12 @@ def read_attempts(context: Context, stage: str | None = None, run: str | None = 
         query = query.where(attempts.c.stage == stage)
     if run is not None:
         query = query.where(attempts.c.run == run)
-    rows = context.database.reading(lambda connection: connection.execute(query).all())
-    return [Attempt(**{name: getattr(row, name) for name in names}, body=json.loads(row.body)) for row in rows]
+    rows = context.reading(lambda connection: connection.execute(query).all())
+    return [Attempt(**{name: getattr(row, name) for name in names}, body=context.from_json(row.body)) for row in rows]
 
 
 def read_environments(context: Context) -> dict[str, Any]:
     """The environments of a database's attempts, by their identity."""
     query = select(environments)
-    rows = context.database.reading(lambda connection: connection.execute(query).all())
-    return {row.id: json.loads(row.body) for row in rows}
+    rows = context.reading(lambda connection: connection.execute(query).all())
+    return {row.id: context.from_json(row.body) for row in rows}

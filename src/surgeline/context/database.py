@@ -217,14 +217,15 @@ def _revision(connection: Connection, tables: Sequence[str]) -> str:
 def _migrate(connection: Connection, found: str, name: str) -> None:
     from alembic.command import stamp, upgrade
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
-    stamp(config, found)
     try:
+        stamp(config, found)
         upgrade(config, "head")
-    except (KeyError, TypeError, ValueError) as error:
+    except (CommandError, KeyError, TypeError, ValueError) as error:
         raise ContextError(
             f"the context {name} cannot be brought up to date, a fact in it is damaged: {error}",
             "move it away and run the recipe anew in an empty working folder",

@@ -253,6 +253,16 @@ def differences(saved_folder: str) -> list[str]:
     return found
 
 
+def path_of(saved_folder: str) -> str:
+    """The data that a state is of, with their whole path.
+
+    Raises:
+        DataError: there is no such state.
+    """
+    state, _ = _load(saved_folder)
+    return state.path
+
+
 def drop(saved_folder: str) -> None:
     """Remove a saved state from disk; one that is gone already is fine.
 

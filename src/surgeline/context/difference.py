@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +98,7 @@ def _facts_of_one(context: Context, version: int, other: int) -> dict[tuple[str,
 
 
 def _content(context: Context, stored: StoredFact) -> Any:
-    return json.loads(up_to_date(context, stored).body)
+    return context.from_json(up_to_date(context, stored).body)
 
 
 def _compare(before: Any, after: Any, path: str = "") -> Iterator[FieldChange]:

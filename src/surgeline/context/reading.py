@@ -80,8 +80,15 @@ def attempts_until(context: Context, version: int) -> Iterator[Attempt]:
 
 
 def rows(context: Context, query: Select[Any]) -> Sequence[Any]:
-    """What a query finds."""
-    return context.database.reading(lambda connection: connection.execute(query).all())
+    """What a query of columns that are never empty finds.
+
+    Raises:
+        WorkfolderError, ContextError: the store is damaged, or cannot be reached.
+    """
+    found = context.reading(lambda connection: connection.execute(query).all())
+    if any(value is None for row in found for value in row):
+        context.damaged("a column is empty that never is")
+    return found
 
 
 def pages(numbers: Sequence[int]) -> Iterator[Sequence[int]]:

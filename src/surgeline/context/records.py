@@ -379,12 +379,40 @@ class Command(Fact):
     text: str
 
 
+class PipelineStage(Fact):
+    """That a task of the CASA Pipeline was run, and what there was when its results had been accepted.
+
+    Attributes:
+        task: its name.
+        number: which stage it was, as the Pipeline counts them.
+        began_at: the version of the session's context that it began at.
+        context: the file of the Pipeline's context as it was then, relative to the working folder.
+        digest: of what is in that file.
+        data: the MSs and files in the Pipeline's folder that a task may change, relative to the working folder.
+        weblog: the first page of the Pipeline's own weblog, relative to the working folder.
+        started, ended: Unix times, in seconds.
+    """
+
+    identity: ClassVar[tuple[str, ...]] = ("stage",)
+
+    stage: str
+    task: str
+    number: int
+    began_at: int
+    context: str
+    digest: str
+    data: tuple[str, ...]
+    weblog: str
+    started: float
+    ended: float
+
+
 KINDS: dict[str, type[Fact]] = {
     kind.__name__: kind
     for kind in (
         Observation, Roles, ReferenceAntenna, FlagSummary, FluxDensity, CalibrationTable, Dataset, Project,
         DataColumns, CalibrationApplication, QualityScore, Extension, ImagePlan, Image, Product, Picture, Decision,
-        Command,
+        Command, PipelineStage,
     )
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 from sqlalchemy import (
     JSON,
     Connection,
@@ -36,7 +37,7 @@ from surgeline.context.draft import Draft
 from surgeline.context.records import AnyFact, Fact, from_stored, kind_called, name_of, subject_asked, subject_of
 from surgeline.context.tables import STILL, commits, contexts, facts, validity, withdrawals
 from surgeline.context.view import matching
-from surgeline.errors import ConflictError, ContextError, WorkfolderError
+from surgeline.errors import BadInput, ConflictError, ContextError, WorkfolderError
 
 Result = TypeVar("Result")
 
@@ -115,7 +116,7 @@ class Context:
             self.identifier: str = found or uuid.uuid4().hex
             if not read_only:
                 self._database.writing(self._begin)
-        except (DatabaseError, OSError) as error:
+        except (DatabaseError, OSError, UnicodeDecodeError) as error:
             self._unreadable(error)
 
     def _begin(self, connection: Connection) -> None:
@@ -139,7 +140,7 @@ class Context:
     @property
     def version(self) -> int:
         """The newest version: how many commits there are."""
-        return self._read(self._head)
+        return self.reading(self._head)
 
     def at(self, version: int | None = None) -> Snapshot:
         """The context as it was at a version, now unless given.
@@ -183,13 +184,21 @@ class Context:
             withdrawn: versions of commits that hold no longer: what they replaced holds again.
 
         Raises:
+            BadInput: a fact holds what is no text, or no value that can be stored.
             ConflictError: since `base`, another has said something else of the same subjects. Nothing is committed.
             WorkfolderError: the disk is full, or the file cannot be written. Nothing of the commit is kept.
             ContextError: the database was away for longer than patience lasts, or there is nothing to be withdrawn.
         """
-        rows = [
-            _Row(name_of(type(fact)), subject_of(fact), fact.schema_version, fact.model_dump_json()) for fact in added
-        ]
+        try:
+            rows = [
+                _Row(name_of(type(fact)), subject_of(fact), fact.schema_version, fact.model_dump_json())
+                for fact in added
+            ]
+            stage.encode()
+        except (PydanticSerializationError, UnicodeEncodeError) as error:
+            raise BadInput(
+                f"what stage {stage!r} says cannot be recorded: {error}", "use names and texts that are UTF-8"
+            ) from error
         rows += [_Row(name_of(kind), subject, kind.schema_version, "") for kind, subject in removed]
         undone = tuple(dict.fromkeys(withdrawn))
         content = _Content(stage, rows, base, key or uuid.uuid4().hex, dict(details or {}), undone)
@@ -222,8 +231,8 @@ class Context:
             .order_by(commits.c.version)
         )
         return [
-            Commit(row.version, row.stage, row.base, row.committed, json.loads(row.details), row.withdrawn_by)
-            for row in self._read(lambda connection: connection.execute(query).all())
+            Commit(row.version, row.stage, row.base, row.committed, self.from_json(row.details), row.withdrawn_by)
+            for row in self.reading(lambda connection: connection.execute(query).all())
         ]
 
     def stages(self) -> list[str]:
@@ -233,7 +242,7 @@ class Context:
             .where(commits.c.context == self.identifier, ~_is_withdrawn(commits))
             .order_by(commits.c.version)
         )
-        return list(self._read(lambda connection: connection.execute(query).scalars().all()))
+        return list(self.reading(lambda connection: connection.execute(query).scalars().all()))
 
     def every(self) -> list[tuple[str, Fact]]:
         """Every fact of the commits that hold, replaced ones too, with the stage that said it, oldest first."""
@@ -247,7 +256,7 @@ class Context:
 
     def rows(self, query: Select[Any]) -> list[StoredFact]:
         """Facts as they are stored."""
-        return [StoredFact(*row) for row in self._read(lambda connection: connection.execute(query).all())]
+        return [StoredFact(*row) for row in self.reading(lambda connection: connection.execute(query).all())]
 
     def subjects(self) -> dict[int, list[tuple[str, str]]]:
         """The kinds and subjects that each commit spoke of, by its version, without what it said of them."""
@@ -257,7 +266,7 @@ class Context:
             .order_by(facts.c.id)
         )
         found: dict[int, list[tuple[str, str]]] = {}
-        for version, kind, subject in self._read(lambda connection: connection.execute(query).all()):
+        for version, kind, subject in self.reading(lambda connection: connection.execute(query).all()):
             found.setdefault(version, []).append((kind, subject))
         return found
 
@@ -312,24 +321,42 @@ class Context:
         """
         known: Any = kind or kind_called(stored.kind)
         if known is None:
-            self._damaged(f"it holds facts of an unknown kind: {stored.kind}; install what defines it")
+            self.damaged(f"it holds facts of an unknown kind: {stored.kind}; install what defines it")
         try:
             found: AnyFact = from_stored(known, stored.schema_version, stored.body)
             return found
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
-            self._damaged(f"a {stored.kind} in it has another {field}: {first['msg']}")
+            self.damaged(f"a {stored.kind} in it has another {field}: {first['msg']}")
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+            self.damaged(f"a {stored.kind} in it is of no schema: {error}", error)
 
     def close(self) -> None:
         """Let go of the database."""
         self._database.close()
 
-    def _read(self, query: Callable[[Connection], Result]) -> Result:
+    def reading(self, query: Callable[[Connection], Result]) -> Result:
+        """Run a query that only reads.
+
+        Raises:
+            WorkfolderError, ContextError: the database is damaged, or cannot be reached.
+        """
         try:
             return self._database.reading(query)
-        except DatabaseError as error:
+        except (DatabaseError, UnicodeDecodeError) as error:
             self._unreadable(error)
+
+    def from_json(self, text: str) -> Any:
+        """What a text of the store says that is JSON.
+
+        Raises:
+            WorkfolderError: it is damaged.
+        """
+        try:
+            return json.loads(text)
+        except (TypeError, ValueError, RecursionError) as error:
+            self.damaged(f"what should be JSON in it is not: {error}", error)
 
     def _stored(self) -> Select[Any]:
         return select(
@@ -545,9 +572,14 @@ class Context:
                 f"the database {named(self.where)} cannot be used: {cause}",
                 "correct context.url, or mend the database",
             ) from error
-        self._damaged(str(cause), error)
+        self.damaged(str(cause), error)
 
-    def _damaged(self, cause: str, error: Exception | None = None) -> NoReturn:
+    def damaged(self, cause: str, error: Exception | None = None) -> NoReturn:
+        """Tell that the store cannot be read.
+
+        Raises:
+            WorkfolderError: always.
+        """
         raise WorkfolderError(
             f"{named(self.where)} cannot be read as a context: {cause}",
             "if it is damaged, or of another version of Surgeline, move it away and run the recipe anew in an empty "

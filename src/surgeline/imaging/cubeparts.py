@@ -63,7 +63,7 @@ def begin_part(part: Part) -> Begun:
     stem = Path(part.imagename)
     stem.parent.mkdir(parents=True, exist_ok=True)
     # tclean would go on from images that an interrupted attempt left.
-    for left in stem.parent.glob(f"{stem.name}.*"):
+    for left in stem.parent.glob(f"{escape(stem.name)}.*"):
         remove(left)
     coordinates = _coordinates(part)
     Path(f"{stem}.coordinates").write_bytes(pickle.dumps(coordinates))
@@ -177,7 +177,7 @@ def finish_part(part: Part, cycles: int, restoringbeam: Any) -> None:
             if part.arguments.get("pbcor"):
                 tool.pbcor()
     for pattern in ("before-*", "edges.npz", "coordinates", "clean.*"):
-        for left in stem.parent.glob(f"{stem.name}.{pattern}"):
+        for left in stem.parent.glob(f"{escape(stem.name)}.{pattern}"):
             remove(left)
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from surgeline.clusters import local
@@ -16,6 +17,7 @@ from surgeline.parallel.environment import Role, check_client, role
 from surgeline.parallel.foresight import NOTHING_MORE, Foreseen
 from surgeline.parallel.workforce import Workforce
 from surgeline.paths import casa_log
+from surgeline.work.casapaths import check_folder
 from surgeline.work.casaprocess import CasaProcess
 from surgeline.work.outcome import Loss
 from surgeline.work.surroundings import Ask
@@ -83,6 +85,7 @@ class Backends:
         ask: Ask | None = None,
         starting: Callable[[str], None] | None = None,
         tell: Callable[[str], None] | None = None,
+        mark: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Prepare; nothing is started.
 
@@ -94,7 +97,12 @@ class Backends:
             ask: answers jobs that ask for facts of the session's context; called in threads of its own.
             starting: called with a description of the workers that are about to be started.
             tell: called with what a user wants to know.
+            mark: environment variables by which processes are known in which jobs run on this machine.
+
+        Raises:
+            WorkfolderError: CASA cannot work in that folder.
         """
+        check_folder(folder)
         self._configuration = configuration
         self._folder = folder
         self._logs = logs
@@ -102,6 +110,7 @@ class Backends:
         self._ask = ask
         self._starting = starting or (lambda _: None)
         self._tell = tell or (lambda _: None)
+        self._mark = mark
         self._opening = threading.Lock()
         self._opened: dict[str, Backend] = {}
         self._mpi: MpiBackend | None = None
@@ -202,7 +211,7 @@ class Backends:
         log = casa_log(self._logs, "session")
         process = CasaProcess(self._folder, log, settings.casaconfig, settings.worker.threads)
         cores = local.plan(self._configuration, settings.dask.cluster).workers
-        return SerialBackend(process, self._ask, nested_settings(self._configuration, cores))
+        return SerialBackend(process, self._ask, nested_settings(self._configuration, cores), self._mark)
 
     def _open_dask(self, name: str) -> Backend:
         if self._configuration.settings.clusters[name].has_queue:
@@ -213,7 +222,9 @@ class Backends:
         self._starting(str(asked))
         self._local_to_come = [Workforce(name, 0, asked.workers)]
         try:
-            return LocalWorkers(self._configuration, name, self._folder, self._logs, self._lost, self._ask)
+            return LocalWorkers(
+                self._configuration, name, self._folder, self._logs, self._lost, self._ask, self._mark
+            )
         finally:
             self._local_to_come = []
 

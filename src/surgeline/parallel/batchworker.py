@@ -4,6 +4,7 @@ CASA, and with the nanny that tells how its worker died."""
 from __future__ import annotations
 
 import os
+import sys
 
 from surgeline.clusters.daskoptions import dask_options
 from surgeline.parallel import workerpreload
@@ -21,7 +22,8 @@ def main() -> None:
     dask.config.set(dask_options(int(os.environ.get("OMP_NUM_THREADS", "1")), [workerpreload.__name__]))
     # What the command starts when it is told to start a nanny; it has no option for another kind.
     dask_worker.Nanny = TellingNanny
-    dask_worker.main()
+    # Even without a dashboard it tells of its health by HTTP, which nobody elsewhere asks for.
+    dask_worker.main(["--dashboard-address", "127.0.0.1:0", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

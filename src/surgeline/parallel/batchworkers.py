@@ -203,7 +203,8 @@ class BatchWorkers(DaskBackend):
         self.results_port = settings.port + 1 if settings.port else 0
         security = files = None
         if settings.tls:
-            security, files = certificates.make(self._own_folder)
+            security = certificates.make()
+            files = certificates.write(certificates.contents(security), self._own_folder)
         self._scheduler = start_scheduler(
             settings.host, settings.interface, settings.port, security, self._dashboard, self._threads
         )

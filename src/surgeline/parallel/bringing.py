@@ -237,7 +237,7 @@ class Bringing:
             wanted += [_beside(name, other) for other in referred(path.parent, found)]
         given.sent, given.whole = artifacts, whole
         places = self._left_in_store(given.renaming, artifacts.values())
-        renamed = given.renaming.job(given.job)
+        renamed = given.renaming.job(given.job).declare(mends=())
         return BroughtJob(renamed, renamed.declared, self._store, tuple(artifacts.values()), places, self._limit)
 
     def _share_on_workers(self, artifact: Artifact) -> float:

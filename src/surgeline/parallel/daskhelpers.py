@@ -19,7 +19,7 @@ from surgeline.config import Configuration
 from surgeline.errors import ClusterError
 from surgeline.parallel.casampi_session import NestedSettings, nested_settings
 from surgeline.parallel.crew import Crew, Worker
-from surgeline.parallel.dispatch import LOOK, OUT_OF_MEMORY, Bundle, Dispatcher, described_exit
+from surgeline.parallel.dispatch import LOOK, OUT_OF_MEMORY, WORKER_DIED, Bundle, Dispatcher, described_exit
 from surgeline.parallel.environment import without_mpi
 from surgeline.parallel.waiting import Pending
 from surgeline.work.outcome import Failure, Loss, Outcome
@@ -107,8 +107,13 @@ class DaskBackend(Dispatcher):
             self._nested,
             ends_unfit=self.workers_come_later,
         )
+        import dask
+
+        from surgeline.clusters.daskoptions import dask_options
+
         try:
-            self._client = self._connect()
+            with dask.config.set(dask_options(settings.worker.threads)):
+                self._client = self._connect()
             self._await_workers(configuration, cluster_name, logs)
         except BaseException as error:
             self._cluster.close()
@@ -288,8 +293,21 @@ class DaskBackend(Dispatcher):
     def _run_everywhere(self, pickled: bytes) -> Sequence[bytes]:
         with self._lock:
             addresses = sorted(worker.address for worker in self._crew)
-        found = self._client.run(_run_directly, pickled, workers=addresses)
-        return [found[address] for address in addresses]
+        found = self._client.run(_run_directly, pickled, workers=addresses, on_error="return")
+        return [self._found_everywhere(address, found[address]) for address in addresses]
+
+    def _found_everywhere(self, address: str, found: bytes | Exception) -> bytes:
+        """What came of a job for all workers at one of them; that it died is an outcome, too."""
+        if isinstance(found, bytes):
+            return found
+        if isinstance(found, OSError):
+            how = self._told_death(address, _DEATH_NEWS_SECONDS) or "its connection broke"
+            failure = Failure(WORKER_DIED, f"its worker died: {how}")
+        else:
+            failure = Failure("exception", f"it could not be run: {found!r}")
+        now = time.time()
+        pickled: bytes = cloudpickle.dumps(Outcome("", "", failure=failure, started=now, ended=now, worker=address))
+        return pickled
 
     # The next four are called from Dask's event loop: they must not wait for Dask.
 

@@ -224,7 +224,8 @@ class Dispatcher(ABC):
     def _send_first(self, jobs: WaitingJobs) -> bool:
         """Send the first job for which there is a worker; whether there is one. Called with the lock held."""
         for head in jobs.heads():
-            key = f"{head.job.declared.name}-{uuid.uuid4().hex}"
+            # Dask keeps what it knows of each kind of key for ever, and shows it by kind.
+            key = f"{head.job.called}-{uuid.uuid4().hex}"
             place = self._take(key, head)
             if place is not None:
                 sent = self._next_bundle(head) if jobs is self._waiting else jobs.pop(head)
@@ -239,7 +240,8 @@ class Dispatcher(ABC):
         seconds = self._mean_seconds.get(name, _SHORT_JOB_SECONDS)
         most = 1
         # Those that go together die together, and which of them was the cause shows when they are tried again.
-        if seconds < _SHORT_JOB_SECONDS and self._retries > 0 and not head.losses and not head.job.declared.mpi:
+        alone = bool(head.losses) or head.job.declared.mpi or not head.job.may_run_again
+        if seconds < _SHORT_JOB_SECONDS and self._retries > 0 and not alone:
             fair_share = (self._waiting.behind(head) - 1) // (2 * self.workers)
             most = min(fair_share, int(_BUNDLE_SECONDS / max(seconds, 1e-4)))
         return self._waiting.pop(head, lambda job: job.job.declared.name == name and not job.losses, most)
@@ -339,7 +341,10 @@ class Dispatcher(ABC):
             if self._lost is not None:
                 self._lost(pending.job.declared.name, loss)
             kind = OUT_OF_MEMORY if how.startswith(OUT_OF_MEMORY) else WORKER_DIED
-            hopeless = pending.blamed > self._retries or len(pending.losses) - pending.blamed > _BLAMELESS_LOSSES
+            blameless = len(pending.losses) - pending.blamed
+            hopeless = pending.blamed > self._retries or blameless > _BLAMELESS_LOSSES
+            if not pending.job.may_run_again:
+                hopeless, how = True, f"{how}, while it changed {', '.join(pending.job.declared.changes)}"
             if hopeless or (kind == OUT_OF_MEMORY and not self._more_memory(pending, worker)):
                 number = len(pending.losses)
                 which = f"{number} workers died running it, the last one: " if number > 1 else "its worker died: "
@@ -351,7 +356,7 @@ class Dispatcher(ABC):
     def _put_first(self, jobs: list[Pending]) -> None:
         """Have jobs run again, before all others; what they have written so far is in their way."""
         for pending in jobs:
-            pending.pickled = cloudpickle.dumps(pending.job.declare(overwrite=True))
+            pending.pickled = cloudpickle.dumps(pending.job.declare(overwrite=True, again=True))
         with self._lock:
             if not self._closed:
                 self._waiting.put_first(jobs)

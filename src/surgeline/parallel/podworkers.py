@@ -8,6 +8,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any
 
+from surgeline.clusters import certificates
 from surgeline.clusters.batch import Contact
 from surgeline.clusters.daskcluster import DaskCluster
 from surgeline.clusters.kubernetes import Kubernetes
@@ -39,7 +40,9 @@ class PodWorkers(BatchWorkers):
         self._lost_client: Any = None
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch_scheduler, name="watch-scheduler", daemon=True)
-        self._cluster_there = DaskCluster(manager, contact, self._threads, self._start_timeout)
+        self._security = certificates.make() if manager.settings.tls else None
+        files = certificates.contents(self._security) if self._security else {}
+        self._cluster_there = DaskCluster(manager, contact, self._threads, self._start_timeout, files)
         return contact
 
     def _open_scheduler(self) -> Any:
@@ -55,7 +58,12 @@ class PodWorkers(BatchWorkers):
     def _new_client(self, ask: Ask | None) -> Any:
         from distributed import Client
 
-        client = Client(self._cluster.scheduler_address, set_as_default=False, timeout=_CONNECT_SECONDS)
+        client = Client(
+            self._cluster.scheduler_address,
+            security=self._security,
+            set_as_default=False,
+            timeout=_CONNECT_SECONDS,
+        )
         if ask is not None:
             self._answers = Answers(client, ask)
         return client

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from time import time
+from types import MappingProxyType
 
 import cloudpickle
 
 from surgeline.errors import ClusterError
 from surgeline.parallel.casampi_session import NestedSessions, NestedSettings
+from surgeline.parallel.leftbehind import marked
 from surgeline.parallel.mpiserver import SetUp
 from surgeline.work.casaprocess import CasaProcess, errors_to
 from surgeline.work.execution import execute
@@ -31,13 +33,20 @@ class SerialBackend:
     name = "serial"
     workers = 1
 
-    def __init__(self, process: CasaProcess, ask: Ask | None, nested: NestedSettings) -> None:
+    def __init__(
+        self,
+        process: CasaProcess,
+        ask: Ask | None,
+        nested: NestedSettings,
+        mark: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Prepare this process.
 
         Args:
             process: how it runs CASA.
             ask: answers jobs that ask for facts of the session's context.
             nested: how MPI sessions are started for jobs that need one.
+            mark: environment variables by which processes are known that jobs start.
         """
         process.prepare()
         set_up = SetUp(
@@ -59,6 +68,7 @@ class SerialBackend:
         self._quiet = errors_to(process.log_file.with_suffix(".out"))
         self._quiet.__enter__()
         self._folder = process.folder
+        self._mark = mark
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="serial")
         self._lock = threading.Lock()
         self._waiting: dict[str, Future[None]] = {}
@@ -97,7 +107,8 @@ class SerialBackend:
             before = Path.cwd()
             os.chdir(self._folder)
             try:
-                return execute(job, self._surroundings)
+                with marked(self._mark):
+                    return execute(job, self._surroundings)
             finally:
                 os.chdir(before)
         pickled = self._nested.execute_pickled(cloudpickle.dumps(job), self._surroundings)

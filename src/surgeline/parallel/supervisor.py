@@ -10,12 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 import psutil
@@ -26,6 +24,7 @@ from surgeline.parallel.environment import clean_environment
 from surgeline.parallel.mpinotes import NOTES_VARIABLE, Notes
 from surgeline.parallel.mpirun import Launcher, command
 from surgeline.parallel.mpiwords import MpirunWords
+from surgeline.work.temporaryfolder import TemporaryFolder
 
 # How long a session that was told to stop may take to end in order.
 ORDERLY_SECONDS = 30.0
@@ -89,9 +88,9 @@ def supervise(
         ClusterError: the session did not begin, or was taken down once more than it may be restarted.
     """
     again = without_repeats(arguments)
-    with _signals_noted() as signals, adopted_orphans(), tempfile.TemporaryDirectory(prefix="surgeline-") as scratch:
+    with _signals_noted() as signals, adopted_orphans(), TemporaryFolder() as scratch:
         for attempt in range(restarts + 1):
-            folder = Path(scratch) / str(attempt)
+            folder = scratch / str(attempt)
             folder.mkdir()
             environment = {**clean_environment(os.environ), **_terminal(), NOTES_VARIABLE: str(folder)}
             asked = again if attempt else arguments

@@ -31,6 +31,7 @@ from surgeline.paths import casa_log, safe_name
 from surgeline.work.casaprocess import CasaProcess
 from surgeline.work.environment import memory_kills
 from surgeline.work.execution import execute_pickled
+from surgeline.work.privatefiles import current_mask
 from surgeline.work.scratch import Scratch
 from surgeline.work.staging import run_brought
 from surgeline.work.surroundings import Answer, Ask, FactQuery, Surroundings
@@ -81,6 +82,7 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
         nested_settings: what MPI sessions are started with.
         ends_unfit: a worker that cannot be set up ends with what started it, and leaves the reason in its output;
             otherwise whoever registers this is told.
+        umask: the mask with which files are made, the session's.
     """
 
     folder: Path | None
@@ -90,6 +92,7 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
     memory: int | None
     nested_settings: NestedSettings
     ends_unfit: bool = False
+    umask: int = field(default_factory=current_mask)
     surroundings: Surroundings = field(init=False)
     nested: NestedSessions = field(init=False)
     # Where jobs are that are brought their files; of a worker with a folder of its own.
@@ -118,6 +121,7 @@ class CasaWorker(WorkerPlugin):  # type: ignore[misc]
     def _set_up(self, worker: Worker) -> None:
         name = f"worker-{worker.name}"
         folder, logs = (self.folder, self.logs) if self.folder else (Path.cwd(), Path.cwd())
+        os.umask(self.umask)
         offers = worker.state.total_resources
         process = CasaProcess(folder, casa_log(logs, name), self.casaconfig, self.threads)
         process.prepare()

@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from surgeline.clusters.accounting import Accounts
-from surgeline.context.records import Image, Observation, Project, name_of
+from surgeline.context.records import Image, Observation, PipelineStage, Project, name_of
 from surgeline.context.store import Context
 from surgeline.paths import SessionPaths
 from surgeline.report.imageview import ImageView, images_of
 from surgeline.report.observations import ObservationView
-from surgeline.report.pictures import LinkedPicture, pictures_of
+from surgeline.report.pictures import LinkedPicture, link, pictures_of
 from surgeline.report.scores import Score, lowest, scores_of
 from surgeline.report.script import commands_script
 from surgeline.report.stageview import JobView, StageView
@@ -83,6 +83,12 @@ class Material:
 
     def _images_said(self) -> Sequence[Any]:
         return self.context.holding(self.view.version, name_of(Image))
+
+    @cached_property
+    def pipeline_weblog(self) -> str:
+        """A link to the CASA Pipeline's own weblog, where its tasks have run; else empty."""
+        pages = [stage.weblog for stage in self.view.all(PipelineStage) if stage.weblog]
+        return link(pages[-1], self.paths) if pages else ""
 
     @cached_property
     def jobs(self) -> list[JobView]:

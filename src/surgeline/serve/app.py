@@ -15,6 +15,7 @@ from surgeline.serve.description import description
 from surgeline.serve.guard import Guard
 from surgeline.serve.problems import tell_problems
 from surgeline.serve.sources import Sources
+from surgeline.serve.visitors import LINKS_ONLY, Visitors
 
 PREFIX = "/api/v1"
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -22,14 +23,16 @@ _INDEX = Path(__file__).parent / "index.html"
 
 
 def make_app(
-    sources: Iterable[str | Path], token: str | None = None, hosts: Collection[str] | None = LOOPBACK_HOSTS
+    sources: Iterable[str | Path],
+    visitors: Visitors | None = None,
+    hosts: Collection[str] | None = LOOPBACK_HOSTS,
 ) -> FastAPI:
     """Make the application; it does nothing until it is asked.
 
     Args:
         sources: working folders, and URLs of databases that hold contexts; they may come to be later.
-        token: what every request has to bear; None: nothing.
-        hosts: the names by which it may be asked; None: any, which is safe only with a token.
+        visitors: who may ask; None: everybody who reaches it.
+        hosts: the names by which it may be asked; None: any, which is safe only where not everybody may ask.
 
     Raises:
         BadInput: a URL is none.
@@ -51,15 +54,16 @@ def make_app(
     for part in (routes, productroutes, eventroutes):
         app.include_router(part.router, prefix=PREFIX)
     app.include_router(weblogroutes.router)
-    content = description(app, token is not None)
+    visitors = visitors or Visitors()
+    content = description(app, not visitors.everybody)
     app.openapi = lambda: content  # type: ignore[method-assign]  # as FastAPI has it
     tell_problems(app)
-    app.add_middleware(Guard, token=token, hosts=hosts)
+    app.add_middleware(Guard, visitors=visitors, hosts=hosts)
     page = _INDEX.read_text(encoding="utf-8")
 
     @app.get("/", include_in_schema=False)
     def index() -> HTMLResponse:
-        return HTMLResponse(page)
+        return HTMLResponse(page, headers={"content-security-policy": LINKS_ONLY})
 
     return app
 

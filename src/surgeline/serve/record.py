@@ -11,6 +11,7 @@ import psutil
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from surgeline import yamltext
 from surgeline.paths import SessionPaths
 
 # Clocks of processes and of the lock differ by less.
@@ -75,7 +76,7 @@ class RecordReader:
         if found:
             return found
         try:
-            content = yaml.safe_load(self._paths.recipe.read_text(encoding="utf-8"))
+            content = yamltext.load(self._paths.recipe.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             return {}
         return content if isinstance(content, dict) else {}

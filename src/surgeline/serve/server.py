@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -9,9 +10,13 @@ from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # Downloads may go on for so many seconds when the server is told to end.
 _SECONDS_TO_END = 5
+# A client that has not asked by then keeps others out.
+_SECONDS_TO_ASK = 10
+_MOST_CONNECTIONS = 300
 
 
 def run(app: FastAPI, listening: socket.socket, started: Callable[[], None]) -> None:
@@ -26,7 +31,8 @@ def run(app: FastAPI, listening: socket.socket, started: Callable[[], None]) -> 
         uvicorn.Config(
             app,
             loop="asyncio",
-            http="h11",
+            http=_Punctual,
+            limit_concurrency=_MOST_CONNECTIONS,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -40,6 +46,20 @@ def run(app: FastAPI, listening: socket.socket, started: Callable[[], None]) -> 
     )
     app.state.ending = lambda: server.should_exit
     server.run([listening])
+
+
+class _Punctual(H11Protocol):
+    """A connection that is closed where nobody asks for anything by it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, and wait for the first request."""
+        super().connection_made(transport)
+        self.loop.call_later(_SECONDS_TO_ASK, self._close_unless_asked)
+
+    def _close_unless_asked(self) -> None:
+        asked: object = self.cycle
+        if asked is None:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from surgeline.errors import BadInput
 
-TOKEN_VARIABLE = "SURGELINE_SERVE_TOKEN"
+TOKEN_VARIABLE = "SURGELINE_SERVE_TOKEN"  # nosec B105  # a name
 # Shorter ones can be guessed.
 _SHORTEST_TOKEN = 16
 _LAST_PORT = 65535
@@ -23,15 +23,17 @@ def serve(
     port: int = 8765,
     token: str | None = None,
     tell: Callable[[str], None] = print,
+    everybody_here: bool = False,
 ) -> None:
     """Serve sessions over HTTP, to be read only, until SIGINT or SIGTERM.
 
     Args:
         sources: working folders, and URLs of databases that hold contexts.
-        host: the name or address to listen on. Elsewhere than on this machine itself a token is needed.
+        host: the name or address to listen on.
         port: the port to listen on; 0: any that is free.
-        token: what every request has to bear. None: nothing on this machine itself, elsewhere one that is made.
-        tell: told where it listens, and the token if one was made.
+        token: what every request has to bear; None: one that is made.
+        tell: told where it listens, the token if one was made, and a link for a browser.
+        everybody_here: whether all users of this machine may ask, without a token.
 
     Raises:
         BadInput: FastAPI is not installed, the token is too short, or the address cannot be had.
@@ -39,6 +41,7 @@ def serve(
     try:
         from surgeline.serve.app import LOOPBACK_HOSTS, make_app
         from surgeline.serve.server import run
+        from surgeline.serve.visitors import Visitors
     except ModuleNotFoundError as error:
         raise BadInput(
             f"serving needs {error.name}, and it is not installed", "pip install 'surgeline[serve]'"
@@ -51,14 +54,29 @@ def serve(
     with _listen(host, port) as listening:
         address = listening.getsockname()[0]
         loopback = ipaddress.ip_address(address).is_loopback
-        if token is None and not loopback:
+        if everybody_here and not (loopback and token is None):
+            raise BadInput(
+                "only on this machine itself, and where no token is given, may everybody ask",
+                "leave --without-token out, or listen on 127.0.0.1",
+            )
+        if token is None and not everybody_here:
             token = secrets.token_urlsafe(32)
             tell(f"token: {token}")
         name = f"[{host}]" if ":" in host else host
+        port = listening.getsockname()[1]
+        shown = socket.gethostname() if ipaddress.ip_address(address).is_unspecified else name
+
+        def tell_link() -> None:
+            if not visitors.everybody:
+                tell(f"for one browser: http://{shown}:{port}{visitors.link}")
+
+        def started() -> None:
+            tell_link()
+            tell(f"serving at http://{name}:{port}/")
+
+        visitors = Visitors(token, tell_link)
         # Who has the token is no stranger's page, whatever name it came by.
-        app = make_app(sources, token, {*LOOPBACK_HOSTS, name} if loopback else None)
-        url = f"http://{name}:{listening.getsockname()[1]}/"
-        run(app, listening, lambda: tell(f"serving at {url}"))
+        run(make_app(sources, visitors, {*LOOPBACK_HOSTS, name} if loopback else None), listening, started)
 
 
 def find_token(file: Path | None, variables: Mapping[str, str] = os.environ) -> str | None:

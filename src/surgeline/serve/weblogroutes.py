@@ -14,6 +14,7 @@ from surgeline.serve.parameters import Asked
 from surgeline.serve.problems import Refused
 from surgeline.serve.products import disposition, media_type, whole_file
 from surgeline.serve.sources import Sources
+from surgeline.serve.visitors import LINKS_ONLY
 
 # What browsers may make of the files of a weblog; all else they may only save.
 _SHOWN = {
@@ -49,7 +50,8 @@ def weblogs(request: Request) -> HTMLResponse:
     )
     title = "<title>Weblogs</title><h1>Weblogs</h1>"
     body = f"<ul>{links}</ul>" if links else "<p>No session has a weblog yet.</p>"
-    return HTMLResponse(f'<!doctype html><html lang="en"><meta charset="utf-8">{title}{body}')
+    page = f'<!doctype html><html lang="en"><meta charset="utf-8">{title}{body}'
+    return HTMLResponse(page, headers={"content-security-policy": LINKS_ONLY})
 
 
 @router.get("/sessions/{session}/weblog")
@@ -66,6 +68,9 @@ def weblog_file(session: Asked, part: str, path: str) -> Response:
         raise Refused(HTTPStatus.NOT_FOUND, f"there is nothing at {part}/{path}", "/sessions lists weblogs")
     name = PurePosixPath(path)
     kind = _SHOWN[part].get(name.suffix.lower())
+    if kind is None and part == "logs":
+        # What else is there is not for people: certificates of workers, notes.
+        raise Refused(HTTPStatus.FORBIDDEN, f"{path} is no log", "/sessions lists weblogs")
     headers = {"content-type": kind or media_type(path)}
     if kind is None:
         headers["content-disposition"] = disposition(name.name)

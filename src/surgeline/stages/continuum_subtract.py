@@ -10,7 +10,8 @@ from pydantic import NonNegativeInt
 
 from surgeline.context.records import Dataset, Decision, Fact, Observation, Roles
 from surgeline.errors import RecipeError
-from surgeline.paths import dataset, safe_name
+from surgeline.paths import dataset
+from surgeline.stages.pointings import field_stem
 from surgeline.stages.solving import edge_channels
 from surgeline.stages.stage import Parameters as StageParameters
 from surgeline.stages.stage import Stage, stage
@@ -54,7 +55,7 @@ def run(stage: Stage, parameters: Parameters) -> Procedure[list[Fact]]:
 
 def _one(stage: Stage, parameters: Parameters, observation: Observation, number: int) -> Procedure[list[Fact]]:
     name = observation.field(number).name
-    stem = f"{Path(observation.vis).stem}.{safe_name(name)}"
+    stem = f"{Path(observation.vis).stem}.{field_stem(observation, number)}"
     target, line = dataset(f"{stem}.ms"), dataset(f"{stem}.line.ms")
     windows = tuple(window.id for window in observation.spectral_windows)
     arguments = {"vis": observation.vis, "outputvis": target, "field": str(number), "datacolumn": "corrected"}

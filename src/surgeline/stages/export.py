@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,8 @@ from surgeline.work.jobs import FunctionCall, JobRequest
 from surgeline.work.procedure import Procedure
 
 _BLOCK = 1 << 20
+# Characters of a text that a FITS header's card has room for.
+_CARD = 68
 
 
 class Parameters(StageParameters):
@@ -88,10 +91,12 @@ def export_fits(image: str, path: str, velocity: bool, cards: dict[str, str]) ->
         with closing(image_tool()) as tool:
             tool.open(image)
             tool.subimage(copy).done()
+        _fit_into_cards(copy)
         exportfits(**_arguments(copy, str(unfinished), velocity), overwrite=True)
     with fits.open(unfinished, mode="update") as opened:
         for name, value in cards.items():
-            opened[0].header[name] = value
+            # FITS knows no other characters.
+            opened[0].header[name] = re.sub(r"[^ -~]", "?", value)
         opened[0].header.add_history(f"Made by Surgeline {surgeline.__version__} from {image}")
     checksum = hashlib.sha256()
     with unfinished.open("rb") as handle:
@@ -100,6 +105,26 @@ def export_fits(image: str, path: str, velocity: bool, cards: dict[str, str]) ->
     size = unfinished.stat().st_size
     unfinished.rename(path)
     return size, checksum.hexdigest()
+
+
+def _fit_into_cards(image: str) -> None:
+    """Shorten what CASA itself would write to the header: it fails where a text, as of many observers, is longer than
+    a card. All of it is in the cards that follow."""
+    from casatools import image as image_tool
+    from casatools import table
+
+    with closing(image_tool()) as tool:
+        tool.open(image)
+        coordinates = tool.coordsys()
+        if len(coordinates.observer().encode()) > _CARD:
+            coordinates.setobserver("")
+            tool.setcoordsys(coordinates.torecord())
+        coordinates.done()
+    with closing(table()) as keywords:
+        keywords.open(image, nomodify=False)
+        said = keywords.getkeyword("imageinfo")
+        if len(said.get("objectname", "").encode()) > _CARD:
+            keywords.putkeyword("imageinfo", {**said, "objectname": ""})
 
 
 def write_manifest(manifest: dict[str, Any], path: str) -> None:

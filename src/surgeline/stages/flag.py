@@ -4,6 +4,7 @@ reference antenna among what is left."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from surgeline.work.jobs import Job, JobRequest
 from surgeline.work.procedure import Aside, Procedure
 
 _REFERENCE_ANTENNAS = 5
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
 class Parameters(StageParameters):
@@ -149,7 +151,10 @@ def choose_reference_antenna(
         found = observation.antennas[number]
         return math.hypot(found.east, found.north) / farthest + flags.antennas.get(found.name, 0.0)
 
-    order = sorted(range(len(observation.antennas)), key=badness)[:_REFERENCE_ANTENNAS]
+    # A list of names is an expression to CASA, in which ; and & have a meaning.
+    every = range(len(observation.antennas))
+    plain = [number for number in every if _PLAIN_NAME.fullmatch(observation.antennas[number].name)]
+    order = sorted(plain or every, key=badness)[:_REFERENCE_ANTENNAS]
     best = observation.antennas[order[0]]
     return ReferenceAntenna(
         vis=observation.vis,

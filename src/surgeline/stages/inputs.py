@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from surgeline.errors import DataError, nearest
+from surgeline.paths import safe_name
 from surgeline.work.locks import wait_until_unlocked
 
 _CASADATA = "casadata:"
@@ -22,8 +23,9 @@ class Input:
 
     @property
     def ms_name(self) -> str:
+        # CASA makes no tables next to one whose name has, say, a $ in it.
         stem = self.path.stem if self.kind != "ASDM" else self.path.name
-        return f"{stem}.ms"
+        return f"{safe_name(stem)}.ms"
 
 
 def find_input(reference: str) -> Input:
@@ -33,6 +35,10 @@ def find_input(reference: str) -> Input:
         DataError: there is nothing, or nothing known, at that path.
     """
     path = Path(_resolved(reference))
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{str(path)!r} is a path that is not UTF-8", "rename it, or link to it") from error
     if not path.exists():
         siblings = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(

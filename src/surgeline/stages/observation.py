@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from surgeline.context.records import Antenna, Field, Observation, Scan, SpectralWindow
+from surgeline.errors import DataError
 
 _MJD_OF_UNIX_EPOCH = 40587.0 * 86400.0
 _UV_SAMPLES = 2000
@@ -20,7 +21,21 @@ def unix_time(modified_julian_seconds: float) -> float:
 
 
 def read_observation(vis: str, origin: str) -> Observation:
-    """Read the metadata of an MS: fields, spectral windows, scans, antennas, longest baseline, uv samples."""
+    """Read the metadata of an MS: fields, spectral windows, scans, antennas, longest baseline, uv samples.
+
+    Raises:
+        DataError: a name in it is no text.
+    """
+    try:
+        return _read(vis, origin)
+    except (SystemError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{origin} has a name of a field, an antenna, a window, a project or an observer that is not UTF-8",
+            "write these names anew by CASA's table tool, as table.putcol('NAME', …) of its FIELD",
+        ) from error
+
+
+def _read(vis: str, origin: str) -> Observation:
     from casatools import msmetadata, table
 
     metadata = msmetadata()
@@ -50,9 +65,9 @@ def read_observation(vis: str, origin: str) -> Observation:
     return Observation(
         vis=vis,
         origin=origin,
-        telescope=names[0] if names else "unknown",
-        observer=observers[0] if observers else "",
-        project=projects[0] if projects else "",
+        telescope=_printable(names[0]) if names else "unknown",
+        observer=_printable(observers[0]) if observers else "",
+        project=_printable(projects[0]) if projects else "",
         start=min((scan.start for scan in scans), default=unix_time(begin["m0"]["value"] * 86400.0 - ahead)),
         end=max((scan.end for scan in scans), default=unix_time(end["m0"]["value"] * 86400.0 - ahead)),
         rows=rows,
@@ -66,6 +81,11 @@ def read_observation(vis: str, origin: str) -> Observation:
     )
 
 
+def _printable(name: str) -> str:
+    """A name, in which nothing tells a terminal, or a database, what to do."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in name)
+
+
 def _fields(metadata: Any) -> tuple[Field, ...]:
     from casatools import measures
 
@@ -76,10 +96,10 @@ def _fields(metadata: Any) -> tuple[Field, ...]:
             found.append(
                 Field(
                     id=int(number),
-                    name=metadata.namesforfields(int(number))[0],
+                    name=_printable(metadata.namesforfields(int(number))[0]),
                     ra=math.degrees(centre["m0"]["value"]) % 360.0,
                     dec=math.degrees(centre["m1"]["value"]),
-                    intents=tuple(sorted(metadata.intentsforfield(int(number)))),
+                    intents=tuple(sorted(map(_printable, metadata.intentsforfield(int(number))))),
                 )
             )
     return tuple(found)
@@ -109,7 +129,7 @@ def _spectral_windows(metadata: Any, vis: str) -> tuple[SpectralWindow, ...]:
         found.append(
             SpectralWindow(
                 id=spw,
-                name=str(names[spw]),
+                name=_printable(str(names[spw])),
                 channels=len(frequencies),
                 reference_frequency=float(frequencies[len(frequencies) // 2]),
                 channel_width=float(widths[0]),
@@ -153,7 +173,7 @@ def _scans(metadata: Any, ahead: float) -> tuple[Scan, ...]:
                 spectral_windows=tuple(int(spw) for spw in metadata.spwsforscan(scan)),
                 start=unix_time(times.min() - ahead),
                 end=unix_time(times.max() - ahead),
-                intents=tuple(sorted(metadata.intentsforscan(scan))),
+                intents=tuple(sorted(map(_printable, metadata.intentsforscan(scan)))),
             )
         )
     return tuple(found)
@@ -167,8 +187,8 @@ def _antennas(metadata: Any) -> tuple[Antenna, ...]:
         found.append(
             Antenna(
                 id=antenna,
-                name=metadata.antennanames(antenna)[0],
-                station=metadata.antennastations(antenna)[0],
+                name=_printable(metadata.antennanames(antenna)[0]),
+                station=_printable(metadata.antennastations(antenna)[0]),
                 east=float(offset["longitude offset"]["value"]),
                 north=float(offset["latitude offset"]["value"]),
                 diameter=float(metadata.antennadiameter(antenna)["value"]),

@@ -23,6 +23,7 @@ from surgeline.paths import image, safe_name
 from surgeline.stages.pointings import (
     Mosaic,
     Pointing,
+    field_stem,
     find_mosaics,
     pointings_of,
     primary_beam,
@@ -155,15 +156,10 @@ def _targets(stage: Stage, parameters: Parameters, kind: Literal["line", "calibr
     targets = [_Target(f"{mosaic.name}.mosaic", mosaic.pointings, mosaic, numbered, continuum) for mosaic in mosaics]
     for pointing in pointings:
         if pointing not in in_mosaics:
-            targets.append(_Target(pointing_name(pointing), (pointing,), None, numbered, continuum))
+            targets.append(
+                _Target(field_stem(pointing.observation, pointing.field.id), (pointing,), None, numbered, continuum)
+            )
     return targets
-
-
-def pointing_name(pointing: Pointing) -> str:
-    """What images of a field are called: by its name, and its number where another field has the same name."""
-    name = pointing.field.name
-    alike = [field for field in pointing.observation.fields if field.name == name]
-    return f"{safe_name(name)}.field{pointing.field.id}" if len(alike) > 1 else safe_name(name)
 
 
 def continuum_channels(stage: Stage) -> dict[str, dict[int, str]]:

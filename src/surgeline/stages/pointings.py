@@ -19,6 +19,8 @@ _RADIAN_ARCSEC = 206264.806
 _NAMED_ALIKE, _NAMED_OTHERWISE = 1.0, 0.5
 # Closer than that, fields are one pointing that was observed twice.
 _SAME_POINTING = 0.05
+# How the names of other files end: a field that is called so has its number besides.
+_TAKEN = re.compile(r"\.(line|mosaic|field\d+)$")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,13 @@ def primary_beam(observation: Observation, windows: Sequence[SpectralWindow]) ->
 def smallest_dish(observation: Observation) -> float:
     """The diameter of the smallest dish in metres; 25 where none is known."""
     return min((antenna.diameter for antenna in observation.antennas if antenna.diameter > 0), default=25.0)
+
+
+def field_stem(observation: Observation, number: int) -> str:
+    """What files of a field are called: by its name, and its number where another's might be called the same."""
+    stems = [safe_name(field.name) for field in observation.fields]
+    own = safe_name(observation.field(number).name)
+    return f"{own}.field{number}" if stems.count(own) > 1 or _TAKEN.search(own) else own
 
 
 def _groups(pointings: Sequence[Pointing], beam: float) -> list[list[Pointing]]:

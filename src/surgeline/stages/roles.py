@@ -111,7 +111,12 @@ def _with_intent(fields: Sequence[Field], *intents: str) -> tuple[int, ...]:
 def _matching(fields: Sequence[Field], patterns: Sequence[str], vis: str) -> tuple[int, ...]:
     numbers: list[int] = []
     for pattern in patterns:
-        matching = [field.id for field in fields if str(field.id) == pattern or fnmatchcase(field.name, pattern)]
+        # A name may look like a number, or hold what patterns are made of.
+        matching = (
+            [field.id for field in fields if field.name == pattern]
+            or [field.id for field in fields if str(field.id) == pattern]
+            or [field.id for field in fields if fnmatchcase(field.name, pattern)]
+        )
         if not matching:
             raise DataError(f"{vis} has no field {pattern!r}", nearest(pattern, [field.name for field in fields]))
         numbers += [number for number in matching if number not in numbers]

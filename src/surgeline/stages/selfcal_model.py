@@ -6,6 +6,7 @@ import math
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,9 +89,9 @@ def place_model(like: str, stem: str, model: str | Component) -> None:
     from casatools import image
 
     old = Path(like)
-    for left in old.parent.glob(f"{Path(stem).name}.*"):
+    for left in old.parent.glob(f"{escape(Path(stem).name)}.*"):
         shutil.rmtree(left)
-    for product in old.parent.glob(f"{old.name}.*"):
+    for product in old.parent.glob(f"{escape(old.name)}.*"):
         shutil.copytree(product, f"{stem}{product.name.removeprefix(old.name)}")
     suffix = ".tt0" if Path(f"{stem}.model.tt0").exists() else ""
     with closing(image()) as tool:
@@ -113,7 +114,7 @@ def place_model(like: str, stem: str, model: str | Component) -> None:
             )
         pixels[:, :, 0, 0] = plane
         tool.putchunk(pixels)
-    for higher in Path(stem).parent.glob(f"{Path(stem).name}.model.tt[1-9]"):
+    for higher in Path(stem).parent.glob(f"{escape(Path(stem).name)}.model.tt[1-9]"):
         with closing(image()) as tool:
             tool.open(str(higher))
             tool.putchunk(np.zeros(tool.shape()))

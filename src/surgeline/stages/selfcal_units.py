@@ -22,6 +22,7 @@ from surgeline.context.records import (
 from surgeline.errors import BadInput, DataError
 from surgeline.paths import dataset, image, safe_name
 from surgeline.stages.flag import choose_reference_antenna
+from surgeline.stages.pointings import field_stem
 from surgeline.stages.selfcal_intervals import ALL_SCANS, in_seconds
 from surgeline.stages.selfcal_model import Component
 from surgeline.stages.stage import Parameters as StageParameters
@@ -134,7 +135,8 @@ def split_targets(stage: Stage, parameters: Parameters) -> Procedure[tuple[list[
         windows = tuple(window.id for window in observation.spectral_windows)
         for number in stage.required(Roles, vis=observation.vis).target:
             name = observation.field(number).name
-            path = dataset(f"{Path(observation.vis).stem}.{safe_name(name)}.ms")
+            stem = field_stem(observation, number)
+            path = dataset(f"{Path(observation.vis).stem}.{stem}.ms")
             targets[path] = Dataset(
                 path=path, parent=observation.vis, kind="calibrated", fields=(number,), windows=windows
             )
@@ -148,7 +150,7 @@ def split_targets(stage: Stage, parameters: Parameters) -> Procedure[tuple[list[
             splitting.append(JobRequest("split", arguments).declare(name=f"split {name}"))
             prefix = f"{safe_name(PurePath(observation.vis).stem)}." if len(observations) > 1 else ""
             plans += [
-                _plan(parameters, f"{prefix}{safe_name(name)}.spw{window}.continuum", path, name, position, window)
+                _plan(parameters, f"{prefix}{stem}.spw{window}.continuum", path, name, position, window)
                 for position, window in enumerate(windows)
             ]
     yield splitting

@@ -34,6 +34,7 @@ _MODULES = {
     "combine_pointings": "combine_pointings",
     "moments": "moments",
     "export": "export",
+    "casa_pipeline": "casa_pipeline",
 }
 
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import stat
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 # Libraries read these once, when they are first loaded.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# What finds a process of CASA by its registrar.
+_VIEWERS = ("casaplotms", "casaviewer")
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class CasaProcess:
             import_module("casatasks").casalog.setlogfile(str(self.log_file))
             return
         os.environ.update(thread_environment(self.threads))
+        _after_import("casatools", _keep_to_this_machine)
         # casatools bundles older libraries of the same names: Python's own have to be loaded first.
         import_module("sqlite3")
         import_module("ssl")
@@ -58,6 +67,60 @@ class CasaProcess:
         }
         for name, value in {**offline, **self.casaconfig, "logfile": str(self.log_file)}.items():
             setattr(settings, name, value)
+
+
+def _after_import(name: str, then: Callable[[], None]) -> None:
+    """Call a function once, when a module has been imported."""
+
+    class Awaited(MetaPathFinder):
+        def find_spec(self, wanted: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            if wanted != name:
+                return None
+            sys.meta_path.remove(self)
+            spec = find_spec(name)
+            if spec is not None and spec.loader is not None:
+                execute = spec.loader.exec_module
+
+                def execute_and_call(module: ModuleType) -> None:
+                    execute(module)
+                    then()
+
+                spec.loader.exec_module = execute_and_call  # type: ignore[method-assign]
+            return spec
+
+    sys.meta_path.insert(0, Awaited())
+
+
+def _keep_to_this_machine() -> None:
+    """Have CASA's registrar heard by nobody, or by this machine alone where there are viewers that ask it.
+
+    When CASA is loaded it listens to the whole network, at every address, and asks nobody who he is.
+    """
+    port = int(import_module("casatools").ctsys.registry()["uri"].rpartition(":")[2])
+    viewers = any(find_spec(name) for name in _VIEWERS)
+    for descriptor in _listening_at(port):
+        if not viewers:
+            # In its place is one that does not listen: what was closed alone could be given to something else.
+            with socket.socket() as silent:
+                os.dup2(silent.fileno(), descriptor, inheritable=False)
+        elif sys.platform == "linux":
+            with socket.socket(fileno=os.dup(descriptor)) as registrar:
+                registrar.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+
+
+def _listening_at(port: int) -> list[int]:
+    """The descriptors of this process that listen at a port."""
+    found = []
+    for descriptor in [int(path.name) for path in Path("/dev/fd").iterdir()]:
+        # The folder that was listed is closed by now.
+        with suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(descriptor)) as known:
+                ours = known.family in (socket.AF_INET, socket.AF_INET6) and known.getsockname()[1] == port
+                if ours and known.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    found.append(descriptor)
+    return found
 
 
 def _casaconfig_module() -> Any:

@@ -131,6 +131,8 @@ def _taken(paths: Iterable[str], fingerprints: Fingerprints) -> tuple[Fingerprin
 
 
 def _make_ready(job: Job) -> None:
+    for mend in job.declared.mends if job.declared.again else ():
+        mend.run()
     for path in map(Path, (*job.declared.reads, *job.declared.changes)):
         if (path / "table.lock").exists():
             wait_until_unlocked(path, _LOCK_TIMEOUT)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from surgeline.errors import BadInput
+from surgeline.work.casapaths import check_names
 from surgeline.work.casasignature import signature
 from surgeline.work.ownfolder import own_folder
 from surgeline.work.resources import Resources
@@ -27,6 +28,8 @@ _MAY_READ = {
 # Tasks that change the MeasurementSet that they are given.
 _CHANGES_VIS = frozenset({"applycal", "clearcal", "delmod", "fixvis", "flagdata", "flagmanager", "ft", "initweights",
                           "setjy", "statwt"})  # fmt: skip
+# Those of them that come to the same when they are run again on what they had half done.
+_SAME_TWICE = frozenset({"applycal", "clearcal", "delmod", "ft", "initweights", "setjy", "tclean"})
 # Tasks that work with the flags saved beside an MS, or save those that it comes with.
 _SAVES_FLAGS = frozenset({"flagmanager", "importasdm", "importatca", "importmiriad", "importuvfits", "importvla"})
 # Which argument names what a task makes.
@@ -65,6 +68,8 @@ class Declaration:
         near: a name for what workers keep in memory for the next of such jobs: a job goes to the worker that had the
             last one of the same name, if that is idle.
         mpi: run it in the client process of an MPI session, which has a server for each of the job's cores.
+        again: it may have been begun before, on a worker that died.
+        mends: jobs that put back what it changes as that was before, run in its place first when it runs again.
     """
 
     name: str
@@ -80,6 +85,8 @@ class Declaration:
     memory: int | None = None
     estimated_seconds: float | None = None
     near: str = ""
+    again: bool = False
+    mends: tuple[Job, ...] = ()
 
 
 # A job that is made without a declaration derives its own.
@@ -90,6 +97,16 @@ class Job:
     """What the three kinds of job have in common."""
 
     declared: Declaration
+
+    @property
+    def called(self) -> str:
+        """What it calls, by name: the same for all jobs that differ in their arguments alone."""
+        return type(self).__name__
+
+    @property
+    def may_run_again(self) -> bool:
+        """Whether it does what it should wherever an attempt before it ended: on data half changed it may not."""
+        return not self.declared.changes or bool(self.declared.mends)
 
     def run(self) -> Any:
         """Do the work in this process and return its value."""
@@ -119,6 +136,8 @@ class Job:
         memory: int | None = None,
         estimated_seconds: float | None = None,
         near: str | None = None,
+        again: bool | None = None,
+        mends: Iterable[Job] | None = None,
     ) -> Self:
         """A copy of the job that says more of what it needs."""
         old = self.declared
@@ -136,6 +155,8 @@ class Job:
             memory=old.memory if memory is None else memory,
             estimated_seconds=old.estimated_seconds if estimated_seconds is None else estimated_seconds,
             near=old.near if near is None else near,
+            again=old.again if again is None else again,
+            mends=old.mends if mends is None else tuple(mends),
         )
         declaring = copy(self)
         object.__setattr__(declaring, "declared", declared)
@@ -164,6 +185,10 @@ class FunctionCall(Job):
         object.__setattr__(self, "keywords", dict(keywords))
         object.__setattr__(self, "declared", Declaration(_name_of(function)))
 
+    @property
+    def called(self) -> str:
+        return _name_of(self.function)
+
     def _content(self) -> tuple[Any, ...]:
         return (self.function, self.arguments, sorted(self.keywords.items()))
 
@@ -171,7 +196,7 @@ class FunctionCall(Job):
         return self.function(*self.arguments, **self.keywords)
 
     def __str__(self) -> str:
-        return _as_call(_name_of(self.function), self.arguments, self.keywords)
+        return _as_call(self.called, self.arguments, self.keywords)
 
 
 @dataclass(frozen=True)
@@ -180,6 +205,7 @@ class JobRequest(Job):
 
     Raises:
         BadInput: the task or an argument does not exist, or a value has a type that the task does not take.
+        DataError: the name of a file would be a command to CASA.
     """
 
     task: str
@@ -192,6 +218,7 @@ class JobRequest(Job):
         object.__setattr__(self, "arguments", arguments)
         if self.declared is _UNDECLARED:
             object.__setattr__(self, "declared", self._declaration())
+        check_names(self.task, (*self.declared.reads, *self.declared.writes, *self.declared.changes))
 
     def _declaration(self) -> Declaration:
         def named(names: Iterable[str]) -> tuple[str, ...]:
@@ -233,6 +260,14 @@ class JobRequest(Job):
             return self.arguments.get("flagbackup") is not False and self.arguments.get("mode") != "summary"
         return self.task in _SAVES_FLAGS
 
+    @property
+    def called(self) -> str:
+        return self.task
+
+    @property
+    def may_run_again(self) -> bool:
+        return super().may_run_again or self.task in _SAME_TWICE
+
     def _content(self) -> tuple[Any, ...]:
         return (self.task, sorted(self.arguments.items()))
 
@@ -273,6 +308,10 @@ class PipelineTask(Job):
         if self.declared is _UNDECLARED:
             object.__setattr__(self, "declared", Declaration(_name_of(self.cls)))
 
+    @property
+    def called(self) -> str:
+        return _name_of(self.cls)
+
     def _content(self) -> tuple[Any, ...]:
         return (self.cls, sorted(self.arguments.items()), self.context)
 
@@ -280,7 +319,7 @@ class PipelineTask(Job):
         return self.cls(self.cls.Inputs(self.context, **self.arguments)).execute()
 
     def __str__(self) -> str:
-        return _as_call(_name_of(self.cls), (), self.arguments)
+        return _as_call(self.called, (), self.arguments)
 
 
 def _plain(value: Any) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from surgeline.work.jobs import Job
+from surgeline.work.jobs import FunctionCall, Job
+from surgeline.work.taskqueue import Backend, TaskQueue
 
 Result = TypeVar("Result")
 
@@ -33,11 +35,40 @@ class Everywhere:
     job: Job
 
 
+@dataclass(frozen=True, repr=False)
+class StageWorkers:
+    """The workers of a stage, for what runs in the session's process and gives jobs to them itself.
+
+    Attributes:
+        backend: theirs.
+        open_queue: makes a queue of theirs, whose jobs the session counts among the stage's own.
+    """
+
+    backend: Backend
+    open_queue: Callable[[], TaskQueue]
+
+    def __repr__(self) -> str:
+        return "workers"
+
+
+@dataclass(frozen=True)
+class Here:
+    """A call to be made in the session's process, with the stage's workers as its first argument."""
+
+    job: FunctionCall
+
+    def with_workers(self, workers: StageWorkers) -> FunctionCall:
+        """The call, with the workers as its first argument."""
+        call = copy(self.job)
+        object.__setattr__(call, "arguments", (workers, *self.job.arguments))
+        return call
+
+
 # A procedure yields batches of jobs and is sent their values, in order; it returns what it found out.
 # Heuristics run between the batches, in the session's process; jobs of a batch run in parallel.
-# It may also yield other procedures to run side by side, and is sent what they return; jobs to do aside; or a job to
-# run everywhere, and is sent its value on each worker.
-Procedure = Generator[Sequence[Job] | Together | Aside | Everywhere, Sequence[Any], Result]
+# It may also yield other procedures to run side by side, and is sent what they return; jobs to do aside; a job to
+# run everywhere, and is sent its value on each worker; or a call to be made here.
+Procedure = Generator[Sequence[Job] | Together | Aside | Everywhere | Here, Any, Result]
 
 
 def together(procedures: Sequence[Procedure[Result]]) -> Procedure[list[Result]]:
@@ -50,6 +81,7 @@ def drive(
     run_batch: Callable[[Sequence[Job]], Sequence[Any]],
     run_aside: Callable[[Sequence[Job]], None],
     run_everywhere: Callable[[Job], Sequence[Any]],
+    run_here: Callable[[Here], Any] | None = None,
 ) -> Result:
     """Run a procedure to its end.
 
@@ -59,6 +91,7 @@ def drive(
             when procedures run side by side.
         run_aside: has jobs run that nothing waits for; called in the same way.
         run_everywhere: runs a job once on each worker and returns its values, or raises; called in the same way.
+        run_here: makes a call in the session's process and returns its value, or raises; only sessions can.
     """
     try:
         request = next(procedure)
@@ -66,15 +99,18 @@ def drive(
             if isinstance(request, Together):
                 with ThreadPoolExecutor(max(1, len(request.procedures)), thread_name_prefix="procedure") as threads:
                     futures = [
-                        threads.submit(drive, inner, run_batch, run_aside, run_everywhere)
+                        threads.submit(drive, inner, run_batch, run_aside, run_everywhere, run_here)
                         for inner in request.procedures
                     ]
-                values: Sequence[Any] = [future.result() for future in futures]
+                values: Any = [future.result() for future in futures]
             elif isinstance(request, Aside):
                 run_aside(request.jobs)
                 values = []
             elif isinstance(request, Everywhere):
                 values = run_everywhere(request.job)
+            elif isinstance(request, Here):
+                assert run_here is not None, "only a session runs a procedure that makes calls in its process"
+                values = run_here(request)
             else:
                 values = run_batch(request)
             request = procedure.send(values)

@@ -53,6 +53,11 @@ class BroughtJob(Job):
         object.__setattr__(job, "declared", self.declared)
         return job
 
+    @property
+    def may_run_again(self) -> bool:
+        """It finds its files as they were: it is brought them anew."""
+        return True
+
     def _content(self) -> tuple[Any, ...]:
         return (self.job, self.artifacts)
 

@@ -17,6 +17,7 @@ import psutil
 
 from surgeline.clusters import cancelnote, undertaker
 from surgeline.errors import ClusterError, SurgelineError, WorkfolderError
+from surgeline.parallel.leftbehind import end_left_behind
 from surgeline.paths import SessionPaths
 from surgeline.workflow.workfolder import check_session
 
@@ -44,6 +45,9 @@ def cancel_session(paths: SessionPaths, tell: Callable[[str], None], patience: f
     check_session(paths)
     with _free(paths, tell, patience) as ended:
         found = cancel_leftovers(paths, tell)
+        if number := end_left_behind(paths.workdir):
+            tell(f"{number} processes that jobs had left running are ended")
+            found = True
     if not ended and not found:
         tell("no session runs there, and none has left anything in a queue")
 

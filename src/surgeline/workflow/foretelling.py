@@ -20,7 +20,7 @@ from surgeline.stages.observation import read_observation
 from surgeline.stages.stage import Stage
 from surgeline.work.casaprocess import CasaProcess, errors_to
 from surgeline.work.jobs import FunctionCall, Job
-from surgeline.work.procedure import Aside, Everywhere, Procedure, Together
+from surgeline.work.procedure import Aside, Everywhere, Here, Procedure, Together
 from surgeline.workflow.asking import gpus_of_workers, memory_of_workers
 from surgeline.workflow.known import open_context
 from surgeline.workflow.places import choice
@@ -131,6 +131,9 @@ def _walk(procedure: Procedure[Any], jobs: list[Job]) -> Any:
             elif isinstance(request, Everywhere):
                 jobs.append(request.job)
                 values = _Unknown()
+            elif isinstance(request, Here):
+                jobs.append(request.job)
+                raise _NotYetKnown
             else:
                 jobs.extend(request)
                 foreseen = [_foreseen(job) for job in request]

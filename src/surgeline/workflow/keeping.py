@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ class StageData:
         # The columns that each state of a path keeps; each keeps those of the states before it, too, which jobs
         # that come later may change again. None for all.
         self._kept: dict[str, list[frozenset[str] | None]] = {}
+        # What jobs were given to change since the latest of its states.
+        self._given: set[str] = set()
 
     def jobs_before(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs that save what a batch of jobs is going to change and is not saved yet."""
@@ -51,6 +54,7 @@ class StageData:
                 if changed is not None and latest is not None:
                     changed |= latest
                 kept.append(changed)
+                self._given.discard(path)
                 folder = saved_state(self._stage, self._number, path, len(kept))
                 names = None if changed is None else tuple(sorted(changed))
                 saving.append(
@@ -59,6 +63,32 @@ class StageData:
                     )
                 )
         return saving
+
+    def truly_changed(self, paths: SessionPaths, job: FunctionCall) -> FunctionCall:
+        """A job that ended and could not tell before what it would change: what it did change, it now says."""
+        same = []
+        for path in job.declared.changes:
+            folder = paths.workdir / saved_state(self._stage, self._number, path, 1)
+            if folder.is_dir() and not datastate.differences(str(folder)):
+                same.append(path)
+        changed = [path for path in job.declared.changes if path not in same]
+        return job.declare(changes=changed, reads=[*job.declared.reads, *same])
+
+    def with_way_back(self, jobs: Sequence[Job]) -> list[Job]:
+        """A batch of jobs whose data are saved: where a job finds them as they were saved, it may be begun again."""
+        number = Counter(path for job in jobs for path in job.declared.changes)
+        found = []
+        with self._lock:
+            for job in jobs:
+                changes = job.declared.changes
+                if changes and all(number[path] == 1 and path not in self._given for path in changes):
+                    job = job.declare(mends=[FunctionCall(datastate.restore, self._latest(path)) for path in changes])
+                found.append(job)
+            self._given.update(number)
+        return found
+
+    def _latest(self, path: str) -> str:
+        return saved_state(self._stage, self._number, path, len(self._kept[path]))
 
 
 def _columns(job: Job) -> frozenset[str] | None:
@@ -76,6 +106,35 @@ class _Kept:
     number: int
     turn: int
     when: float
+
+
+def take_over(paths: SessionPaths, log: Sequence[Commit], stage: str, number: int, changes: Iterable[str]) -> None:
+    """Have states that were kept for stages which then changed nothing be those before this stage, if they still are.
+
+    So what may be changed by each of many stages, and is by few, is copied for these alone.
+
+    Args:
+        paths: of the session.
+        log: the context's commits.
+        stage: the stage that is about to run.
+        number: which commit of the stage this run is to end in.
+        changes: what it may change.
+    """
+    numbers = _versions(log)
+    names = {str(Path(paths.workdir, name).resolve()): name for name in changes}
+    latest: dict[str, _Kept] = {}
+    for kept in sorted(_all_kept(paths), key=lambda state: (state.when, state.turn)):
+        name = names.get(datastate.path_of(str(kept.folder)))
+        if name is not None:
+            latest[name] = kept
+    for name, kept in latest.items():
+        commit = numbers.get((kept.stage, kept.number))
+        if commit is None or commit.withdrawn_by is not None or name in commit.details["files"]["changed"]:
+            continue
+        if not datastate.differences(str(kept.folder)):
+            place = paths.workdir / saved_state(stage, number, name, 1)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            kept.folder.rename(place)
 
 
 def put_back(paths: SessionPaths, log: Sequence[Commit], tell: Callable[[str], None]) -> None:

@@ -28,6 +28,7 @@ class Progress(Tally):
         self._console = console
         # The reason that was told last of each wait.
         self._reasons: dict[tuple[str, str], str] = {}
+        self._latest_loss = ""
         self._since = time.monotonic()
         self._live: Live | None = None
 
@@ -90,7 +91,11 @@ class Progress(Tally):
     def worker_lost(self, job: str, loss: Loss) -> None:
         """A worker died running a job."""
         super().worker_lost(job, loss)
-        self._say(f"worker {loss.worker.removeprefix('worker-')} died running {job!r} ({loss.how})")
+        told = f"worker {loss.worker.removeprefix('worker-')} died running {job!r} ({loss.how})"
+        # Of short jobs it may have had hundreds.
+        if told != self._latest_loss:
+            self._latest_loss = told
+            self._say(told)
 
     def stage_ended(self, stage: str, error: str | None) -> None:
         """A stage has finished, or failed."""

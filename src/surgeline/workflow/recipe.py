@@ -16,9 +16,12 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import PydanticSerializationError
 
+from surgeline import yamltext
 from surgeline.config import Configuration
 from surgeline.errors import RecipeError, in_words_of_yaml, nearest
+from surgeline.paths import safe_name
 from surgeline.stages.stage import StageDefinition, find_stage, stage_names
 from surgeline.work.resources import Resources
 
@@ -123,9 +126,9 @@ def load(reference: str, vis: tuple[str, ...] = ()) -> Recipe:
         RecipeError: there is no such recipe, or it is wrong: names the file, the stage and the nearest valid names.
     """
     path = Path(reference)
-    if not path.is_file():
+    if not _is_there(path):
         packaged = PACKAGED / f"{reference}.yaml"
-        if not packaged.is_file():
+        if not _is_there(packaged):
             names = sorted(found.stem for found in PACKAGED.glob("*.yaml"))
             raise RecipeError(
                 f"there is no recipe {reference!r}: no such file, and none of the packaged recipes",
@@ -136,6 +139,14 @@ def load(reference: str, vis: tuple[str, ...] = ()) -> Recipe:
     if vis:
         content["vis"] = list(vis)
     return parse(content, str(path))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        # Longer than a name can be, or in a folder that nobody may look into.
+        return False
 
 
 def saved(path: Path) -> Recipe:
@@ -152,7 +163,7 @@ def saved(path: Path) -> Recipe:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yamltext.load(path.read_text(encoding="utf-8"))
     # What is no text, or a date that there is not, is a ValueError.
     except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"{path} is not YAML: {error}", "correct it; `surgeline init` writes one") from error
@@ -172,8 +183,11 @@ def parse(content: dict[str, Any], origin: str) -> Recipe:
     """
     try:
         recipe = Recipe.model_validate(content)
+        recipe.model_dump_json()
     except ValidationError as error:
         raise _explained(error, content, origin) from error
+    except PydanticSerializationError as error:
+        raise RecipeError(f"{origin} holds what is no text: {error}", "write it in UTF-8") from error
     named: list[StageRequest] = []
     for position, stage in enumerate(recipe.stages):
         where = f"{origin}: stage {position + 1} ({stage.name or stage.task})"
@@ -183,7 +197,8 @@ def parse(content: dict[str, Any], origin: str) -> Recipe:
             raise RecipeError(f"{where}: {error.message}", error.way_out) from error
         _check_arguments(stage, where)
         name = stage.name or stage.task
-        if any(name == other.name for other in named):
+        # Or those of one would be taken for the other's.
+        if any(safe_name(name) == safe_name(other.name) for other in named):
             raise RecipeError(f"{where}: another stage has the same name", "give each its own `name:`")
         named.append(stage.model_copy(update={"name": name}))
     return recipe.model_copy(update={"stages": tuple(named)})

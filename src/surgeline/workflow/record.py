@@ -44,7 +44,7 @@ class RunRecord:
         self._lock = threading.Lock()
         self._saved = 0.0
         earlier = self._earlier()
-        stages = {stage["name"]: stage for stage in earlier.get("stages", []) if stage["name"] in finished}
+        stages = {stage["name"]: _ended(stage) for stage in earlier.get("stages", []) if stage["name"] in finished}
         self.content: dict[str, Any] = {
             "surgeline": surgeline.__version__,
             "versions": versions(),
@@ -69,7 +69,7 @@ class RunRecord:
                 or {
                     "name": request.name,
                     "task": request.task,
-                    "state": "waiting",
+                    "state": "finished" if request.name in finished else "waiting",
                     "started": None,
                     "ended": None,
                     "arguments": request.arguments,
@@ -179,6 +179,12 @@ class RunRecord:
                     f"{self._path} could not be written: {error.strerror}",
                     "free space or restore write permission, then: surgeline resume",
                 ) from error
+
+
+def _ended(stage: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a stage that has finished; who was to say so may have been killed just before."""
+    last = max((job["ended"] for job in stage["jobs"]), default=stage["started"])
+    return {**stage, "state": "finished", "ended": stage["ended"] or last, "error": None}
 
 
 def versions() -> dict[str, str]:

@@ -33,6 +33,7 @@ from surgeline.errors import (
 from surgeline.parallel.backend import Backends, choose
 from surgeline.parallel.environment import Role, role
 from surgeline.parallel.foresight import Foreseen
+from surgeline.parallel.leftbehind import end_left_behind, mark_of
 from surgeline.paths import SessionPaths, write_text
 from surgeline.report.writer import WeblogWriter
 from surgeline.stages.inputs import check_unlocked, find_input
@@ -41,11 +42,12 @@ from surgeline.work.estimates import Estimates, default_file
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Loss, Outcome
 from surgeline.work.ownfolder import remove_left
-from surgeline.work.procedure import Procedure, drive
+from surgeline.work.procedure import Here, Procedure, drive
 from surgeline.work.surroundings import Answer, FactQuery
 from surgeline.work.taskqueue import Backend, TaskQueue
 from surgeline.workflow import recipe as recipes
 from surgeline.workflow.asking import declared, gpus_of_workers, memory_of_workers
+from surgeline.workflow.callhere import CallHere
 from surgeline.workflow.cancelling import cancel_leftovers
 from surgeline.workflow.checking import check_can_run_alone, check_memory, check_resources
 from surgeline.workflow.driver import Driver, run_stages
@@ -58,6 +60,7 @@ from surgeline.workflow.keeping import (
     drop_states,
     put_back,
     set_aside,
+    take_over,
 )
 from surgeline.workflow.known import find_stale, open_context
 from surgeline.workflow.lookahead import what_comes
@@ -118,7 +121,7 @@ class Session:
             from surgeline.workflow.prefect import check_installed
 
             check_installed()
-        self._lock = WorkfolderLock(self.paths)
+        self._lock = WorkfolderLock(self.paths, self.configuration.settings.session.private)
         try:
             self._prepare_folder()
             self._cancel_leftovers()
@@ -155,6 +158,7 @@ class Session:
             self._answer,
             partial(self._tell, "starting_workers"),
             partial(self._tell, "notice"),
+            mark_of(self.paths.workdir),
         )
         self._watch = QueueWatch(
             self._backends.surging,
@@ -166,7 +170,7 @@ class Session:
         self._estimates = Estimates(default_file(os.environ))
         # The jobs that workers had, for the accounts.
         self._ran: list[Ran] = []
-        self._queues: list[TaskQueue] = []
+        self._queues: list[TaskQueue | CallHere] = []
         self._asides: list[TaskQueue] = []
         self._stopping = False
         self._told_to_stop = False
@@ -325,6 +329,12 @@ class Session:
         with self._writing():
             paths.make()
         remove_left(paths.workdir)
+        self._end_left_behind()
+
+    def _end_left_behind(self) -> None:
+        """End what jobs have started and left running on this machine."""
+        if number := end_left_behind(self.paths.workdir):
+            self._tell("notice", f"jobs had left {number} processes running, which are ended")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -457,13 +467,14 @@ class Session:
     ) -> list[Fact]:
         """Run a stage's batches of jobs on a backend, and its heuristics between them here."""
         submitted: dict[str, float] = {}
-        data = StageData(request.name, self._commits[request.name] + 1)
+        number = self._commits[request.name] + 1
+        data = StageData(request.name, number)
         cluster = cluster_of(request, self.configuration)
 
-        def added(ticket: str, job: Job) -> None:
+        def added(ticket: str, job: Job, on: Backend = backend) -> None:
             submitted[ticket] = time.time()
-            self._watch.job_added(request.name, cluster, ticket, job, backend)
-            self._tell("job_added", request.name, ticket, job, backend)
+            self._watch.job_added(request.name, cluster, ticket, job, on)
+            self._tell("job_added", request.name, ticket, job, on)
 
         def ended(ticket: str, job: Job, outcome: Outcome) -> None:
             self._watch.job_ended(request.name, ticket)
@@ -481,7 +492,7 @@ class Session:
             keeping = data.jobs_before(jobs)
             if keeping:
                 run_jobs(keeping)
-            return run_jobs(jobs)
+            return run_jobs(data.with_way_back(jobs))
 
         def run_jobs(jobs: Sequence[Job]) -> list[Any]:
             jobs = [declared(request, job, self._estimates) for job in jobs]
@@ -509,7 +520,29 @@ class Session:
             outcomes = backend.exec_everywhere(job.declare(overwrite=True))
             return self._values(request.name, outcomes)
 
-        return drive(procedure, run_batch, run_aside, run_everywhere)
+        def run_here(call: Here) -> Any:
+            there = [path for path in call.job.declared.changes if (self.paths.workdir / path).exists()]
+            job = call.job.declare(changes=there, overwrite=True)
+            take_over(self.paths, self.context.log(), request.name, number, there)
+            if keeping := data.jobs_before([job]):
+                run_jobs(keeping)
+            with CallHere(
+                self._backends.get(asked="serial"),
+                backend,
+                lambda given: declared(request, given, self._estimates),
+                added,
+                ended,
+                partial(data.truly_changed, self.paths),
+            ) as made:
+                self._queues.append(made)
+                try:
+                    if self._stopping:
+                        made.cancel()
+                    return self._values(request.name, [made.outcome_of(Here(job))])[0]
+                finally:
+                    self._queues.remove(made)
+
+        return drive(procedure, run_batch, run_aside, run_everywhere, run_here)
 
     def _values(self, stage: str, outcomes: Sequence[Outcome]) -> list[Any]:
         failed = [outcome for outcome in outcomes if not outcome.ok]
@@ -549,6 +582,7 @@ class Session:
         try:
             # What they cost is known when the last has ended.
             self._backends.close()
+            self._end_left_behind()
         finally:
             self._conclude(error)
 

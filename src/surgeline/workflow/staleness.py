@@ -95,7 +95,7 @@ def stale_stages(
         later = order[order.index(start_from) :]
         reasons.update({name: f"everything from {start_from!r} on was asked for" for name in later if name in past})
     gone = {name: "the recipe has it no longer" for name in past if name not in requests}
-    _spread(requests, order, past, reasons, gone)
+    _spread(requests, needs, past, reasons, gone)
     return reasons | gone
 
 
@@ -131,19 +131,22 @@ def _corrected(past: Past, said_anew: Mapping[tuple[str, str], tuple[int, str]])
 
 def _spread(
     requests: Mapping[str, StageRequest],
-    order: Sequence[str],
+    needs: Mapping[str, tuple[str, ...]],
     past: Mapping[str, Past],
     reasons: dict[str, str],
     gone: Mapping[str, str],
 ) -> None:
     """Add the stages that depend on what will be made anew, and those whose changes of data have to be undone."""
+    order = list(needs)
+    before = _all_needed(needs)
     changed = True
     while changed:
         changed = False
         for name in order:
             if name not in past or name in reasons:
                 continue
-            earlier = order[: order.index(name)]
+            # What an unfinished stage will make, only those that wait for it can have used.
+            earlier = [other for other in order[: order.index(name)] if other in past or other in before[name]]
             taken_out = [other for other in gone if past[other].version < past[name].version]
             for other in (*earlier, *taken_out):
                 if reason := _depends(requests[name], past[name], other, past, reasons, gone):
@@ -157,6 +160,14 @@ def _spread(
                         reasons[name] = f"{other!r} runs again on {_some(undone)} as it was before this stage"
                         changed = True
                         break
+
+
+def _all_needed(needs: Mapping[str, tuple[str, ...]]) -> dict[str, set[str]]:
+    """For each stage all that have to run before it; `needs` are in an order in which they can run."""
+    found: dict[str, set[str]] = {}
+    for name, before in needs.items():
+        found[name] = set(before).union(*(found[other] for other in before))
+    return found
 
 
 def _depends(

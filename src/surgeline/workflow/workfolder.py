@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 from surgeline.errors import WorkfolderError
 from surgeline.paths import SessionPaths
+from surgeline.work.casapaths import check_folder
+from surgeline.work.privatefiles import PrivateFiles
 
 _LEAST_FREE_BYTES = 50_000_000
 
@@ -21,12 +23,26 @@ _LEAST_FREE_BYTES = 50_000_000
 class WorkfolderLock:
     """Holds a working folder for this process, until it is released or the process ends, however it ends."""
 
-    def __init__(self, paths: SessionPaths) -> None:
+    def __init__(self, paths: SessionPaths, private: bool = True) -> None:
         """Make the folder and take its lock.
 
+        Args:
+            paths: the folder's.
+            private: whether it, if there was none, and all that this process makes while it holds it, is for nobody
+                else; otherwise as this process's own mask says.
+
         Raises:
-            WorkfolderError: it cannot be written, its disk is full, or another session holds it.
+            WorkfolderError: it cannot be written, is full, no place for CASA to work, or held by another session.
         """
+        check_folder(paths.workdir)
+        self._private = PrivateFiles() if private else None
+        try:
+            self._take(paths)
+        except BaseException:
+            self._end_privacy()
+            raise
+
+    def _take(self, paths: SessionPaths) -> None:
         try:
             paths.workdir.mkdir(parents=True, exist_ok=True)
             self._file: TextIO = paths.lock.open("a+", encoding="utf-8")
@@ -59,6 +75,11 @@ class WorkfolderLock:
     def release(self) -> None:
         """Let another session have the folder."""
         self._file.close()
+        self._end_privacy()
+
+    def _end_privacy(self) -> None:
+        if self._private is not None:
+            self._private.end()
 
 
 def check_session(paths: SessionPaths) -> None:

@@ -117,7 +117,14 @@ def read_pickled_context(path: str | Path, trusted: bool = False) -> TranslatedC
     if not isinstance(found, Remains) or not {"observing_run", "callibrary"} <= set(vars(found)):
         raise BadInput(f"{path} is a pickle, but of no pipeline context", "give the name of a *.context file")
     translation = _Translation()
-    translation.context(found)
+    try:
+        translation.context(found)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"{path} is a pickle of a pipeline context, but not all in it is what one has: "
+            f"{type(error).__name__}: {error}",
+            "bring it back from a copy",
+        ) from error
     return TranslatedContext(tuple(translation.facts), tuple(translation.left))
 
 
@@ -335,7 +342,7 @@ class _Translation:
             for windows, lower in _intervals(below):
                 for fields, lowest in _intervals(lower):
                     for intents, tables in _intervals(lowest):
-                        names = {words[number] for number in intents if number in words}
+                        names = {word for number, word in words.items() if number in intents}
                         data = _data(layout, observation, antennas, windows, fields, names)
                         for table in tables:
                             application = _application(observation.vis, table, state)
@@ -376,10 +383,10 @@ def _data(
     scans = [scan for scan in observation.scans if pipeline_intents(scan.intents, telescope) & intents]
     observed = {each.id for each in observation.fields if pipeline_intents(each.intents, telescope) & intents}
     return Selection(
-        fields=whole.fields & set(fields) & observed,
-        windows=whole.windows & set(windows),
+        fields=frozenset(number for number in whole.fields & observed if number in fields),
+        windows=frozenset(number for number in whole.windows if number in windows),
         intents=frozenset(frozenset(scan.intents) for scan in scans),
-        antennas=whole.antennas & set(antennas),
+        antennas=frozenset(number for number in whole.antennas if number in antennas),
     )
 
 

@@ -10,6 +10,8 @@ from surgeline.context.legacy.units import unix_time
 from surgeline.context.records import Antenna, Field, Observation, Scan, SpectralWindow
 from surgeline.errors import BadInput
 
+_MOST_CHANNELS = 10**7
+
 
 def observation_from(ms: Any) -> Observation:
     """What an MS of the existing pipeline holds, as a fact. Rows and size are not told there, and 0.
@@ -117,6 +119,8 @@ def _by_id(things: Iterable[Any]) -> list[Any]:
 def _numbers(values: Any) -> list[float]:
     """Numbers that are listed, or said by their start, step and number."""
     if hasattr(values, "num_terms"):
+        if values.num_terms > _MOST_CHANNELS:
+            raise ValueError(f"no window has {values.num_terms} channels")
         return [float(values.start + values.delta * term) for term in range(values.num_terms)]
     return [float(value) for value in values]
 
