@@ -11,11 +11,15 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import surgeline
+from surgeline.context.records import Observation, QualityScore, ReferenceAntenna
+from surgeline.context.store import Context
 from surgeline.parallel.environment import clean_environment
 from surgeline.parallel.mpirun import command, find_launcher
 
@@ -114,3 +118,63 @@ def test_the_same_results_come_of_workers_as_of_one_process(
         assert seen["own tests"] == 0
     assert not list(tmp_path.glob("*.casa_commands.log"))
     assert not list(tmp_path.glob(".surgeline-*"))
+
+
+PROCEDURE = """<ProcessingProcedure>
+  <ProcedureTitle>short</ProcedureTitle>
+  <ProcessingCommand><Command>h_importdata</Command><ParameterSet/></ProcessingCommand>
+  <ProcessingCommand><Command>hif_refant</Command><ParameterSet/></ProcessingCommand>
+  <ProcessingCommand><Command>hif_rawflagchans</Command><ParameterSet/></ProcessingCommand>
+</ProcessingProcedure>
+"""
+
+
+def flags_and_commands(workdir: Path) -> tuple[dict[str, Any], list[str]]:
+    from casatools import table
+
+    flags = {}
+    at_hand = table()
+    for name in ("first.ms", "second.ms"):
+        at_hand.open(str(workdir / "working" / name))
+        flags[name] = at_hand.getcol("FLAG")
+        at_hand.close()
+    (log,) = workdir.glob("working/pipeline-*/html/casa_commands.log")
+    return flags, [line for line in log.read_text().splitlines() if not line.startswith("#")]
+
+
+def test_a_procedure_is_run_as_stages_with_the_same_results_and_goes_back_to_one(
+    observations: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "procedure.xml").write_text(PROCEDURE)
+    given = [f"--vis={observations / name}" for name in ("first.ms", "second.ms")]
+    found = {}
+    for kind in ("serial", "dask"):
+        settings = [f"--set=backend={kind}", "--set=dask.n_workers=2", f"--workdir={tmp_path / kind}"]
+        ran = surgeline("casa-pipeline", "run", tmp_path / "procedure.xml", *given, *settings, PYTHONPATH=PATHS)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        found[kind] = flags_and_commands(tmp_path / kind)
+    for name in ("first.ms", "second.ms"):
+        assert (found["dask"][0][name] == found["serial"][0][name]).all()
+        assert found["serial"][0][name].any()
+    assert found["dask"][1] == found["serial"][1]
+    stages = json.loads((tmp_path / "dask" / "run.json").read_text())["stages"]
+    workers = {job["worker"] for job in stages[2]["jobs"] if job["name"] == "SerialRefAnt"}
+    assert len(workers) == 2
+    with closing(Context(tmp_path / "dask" / "context.db", read_only=True)) as context:
+        known = context.at()
+        assert [fact.vis for fact in known.all(Observation)] == ["first.ms", "second.ms"]
+        assert [fact.vis for fact in known.all(ReferenceAntenna)] == ["first.ms", "second.ms"]
+        assert {score.stage for score in known.all(QualityScore)} >= {"h_importdata", "hif_rawflagchans"}
+    again = surgeline(
+        "resume",
+        "--workdir",
+        tmp_path / "serial",
+        "--from=hif_rawflagchans",
+        "--set=backend=serial",
+        PYTHONPATH=PATHS,
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "working/first.ms is put back as it was before hif_rawflagchans" in again.stdout
+    flags, commands = flags_and_commands(tmp_path / "serial")
+    assert commands == found["serial"][1]
+    assert (flags["first.ms"] == found["serial"][0]["first.ms"]).all()

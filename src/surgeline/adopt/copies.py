@@ -38,6 +38,13 @@ class Copy:
         """Those modules of its parallel layer that it has."""
         return [module for module in SUPPLIED if self.source_of(module).is_file()]
 
+    def tasks(self) -> set[str]:
+        """The names of the functions among which its tasks are: those at the top of its modules called `cli`."""
+        names: set[str] = set()
+        for path in (*self.package.glob("**/cli.py"), *self.package.glob("**/cli/*.py")):
+            names.update(_defined(ast.parse(path.read_bytes()).body))
+        return names
+
     def differences(self, supplied: Mapping[str, Sequence[str]]) -> list[str]:
         """How the names that Surgeline supplies, by module, differ from those of this copy, in words.
 

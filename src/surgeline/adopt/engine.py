@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -13,7 +14,8 @@ import cloudpickle
 from surgeline.errors import BadInput
 from surgeline.parallel.daskhelpers import DaskBackend
 from surgeline.parallel.podworkers import PodWorkers
-from surgeline.work.taskqueue import Backend
+from surgeline.work.procedure import StageWorkers
+from surgeline.work.taskqueue import Backend, TaskQueue
 
 # What the Pipeline's package is called, and where in it the two modules are that Surgeline supplies.
 PIPELINE = "pipeline"
@@ -31,13 +33,32 @@ class Engine:
         home: the folder that the Pipeline is imported from.
         started: whether the Pipeline has workers; false after it was told to stop them.
         everywhere: the calls that every worker has to have made before a job, each pickled, by their function.
+        holds: the digest of the context that the Pipeline has in memory, where a stage of a session left it there.
     """
 
     backend: Backend | None
     home: str
     started: bool = True
     everywhere: dict[str, bytes] = field(default_factory=dict)
+    holds: str = ""
     _client: Any = None
+    _open_queue: Callable[[], TaskQueue] | None = None
+
+    def queue(self) -> TaskQueue:
+        """A queue for jobs of the Pipeline."""
+        assert self.backend is not None
+        return self._open_queue() if self._open_queue is not None else TaskQueue(self.backend)
+
+    @contextmanager
+    def on(self, workers: StageWorkers) -> Iterator[None]:
+        """A block in which jobs go to the workers of a stage."""
+        before = self.backend
+        self.backend, self._open_queue = workers.backend, workers.open_queue
+        try:
+            yield
+        finally:
+            self.close_client()
+            self.backend, self._open_queue = before, None
 
     @property
     def slot(self) -> str:

@@ -90,13 +90,18 @@ def install_in_worker(home: str, folder: Path) -> Engine:
         raise BadInput(f"{copy.package} is not there on this worker", "install the Pipeline where workers find it")
     if home not in sys.path:
         sys.path.append(home)
-    if shutil.which("Xvfb") is None:
-        # The Pipeline starts one in each worker, and cannot be imported where there is none; this says that one runs.
-        os.environ.setdefault("XVFB_RUN", "1")
+    without_xvfb()
     engine = Engine(None, home)
     _put_in_place(copy, engine)
     _import_apart(folder)
     return engine
+
+
+def without_xvfb() -> None:
+    """Have the Pipeline do without Xvfb where there is none: it starts one as it is imported, and fails."""
+    if shutil.which("Xvfb") is None:
+        # This says that one runs.
+        os.environ.setdefault("XVFB_RUN", "1")
 
 
 class _Finder(MetaPathFinder):

@@ -61,7 +61,7 @@ class MpiClient:
                 )
             outcomes = backend.exec_everywhere(job)
             return [self._response(outcome, self._number, command, parameters) for outcome in outcomes]
-        queue = TaskQueue(backend)
+        queue = self._engine.queue()
         queue.add(job)
         self._sent[self._number] = (queue, command, parameters)
         return self.get_command_response([self._number]) if block else [self._number]

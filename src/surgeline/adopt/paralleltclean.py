@@ -12,7 +12,6 @@ from typing import Any
 from surgeline.adopt.engine import Engine, pipeline_exception
 from surgeline.adopt.travelling import why
 from surgeline.work.jobs import FunctionCall
-from surgeline.work.taskqueue import TaskQueue
 
 
 class ParallelTclean:
@@ -35,12 +34,10 @@ class ParallelTclean:
         """
         if keywords.get("parallel") is not True:
             return self.plain(*arguments, **keywords)
-        backend = self._engine.backend
-        assert backend is not None
         job = FunctionCall(_tclean, str(Path.cwd()), arguments, keywords).declare(
             name=f"tclean {keywords.get('imagename', '')}", mpi=True
         )
-        with TaskQueue(backend) as queue:
+        with self._engine.queue() as queue:
             queue.add(job)
             (outcome,) = queue.get_results()
         if outcome.failure is not None:

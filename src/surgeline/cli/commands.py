@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import surgeline
-from surgeline.cli import context, making, running, serving, sessions
+from surgeline.cli import casapipeline, context, making, running, serving, sessions
 from surgeline.errors import EXIT_CODES
 
 # The mark has click keep the lines as they are.
@@ -32,6 +32,7 @@ for command in _COMMANDS:
     app.command()(command)
 app.add_typer(context.app, name="context")
 app.add_typer(making.config_app, name="config")
+app.add_typer(casapipeline.app, name="casa-pipeline")
 
 
 def _tell_version(asked: bool) -> None:

@@ -8,6 +8,19 @@ SAVED = 0
 LOADED = 0
 
 
+class Part:
+    def __init__(self, **content):
+        self.__dict__.update(content)
+
+
+class ImageLibrary:
+    def __init__(self):
+        self._images = []
+
+    def get_imlist(self):
+        return self._images
+
+
 class Context:
     def __init__(self, output_dir):
         self.name = "context"
@@ -16,12 +29,27 @@ class Context:
         self.logs = {"casa_commands": "casa_commands.log"}
         self.results = []
         self.touched = 0
+        self.task_counter = 0
+        self.processing_intents = {}
+        self.processes = []
+        self.observing_run = Part(measurement_sets=[])
+        self.callibrary = Part()
+        self.sciimlist = ImageLibrary()
+        self.project_structure = Part(recipe_name="")
+        self.project_performance_parameters = Part(desired_angular_resolution=0)
         Path(self.report_dir).mkdir(exist_ok=True)
 
     @property
     def commands(self):
         path = Path(self.report_dir, "casa_commands.log")
         return path.read_text().splitlines() if path.exists() else []
+
+    def set_state(self, cls, name, value):
+        records = {
+            "ProjectStructure": self.project_structure,
+            "PerformanceParameters": self.project_performance_parameters,
+        }
+        setattr(records[cls], name, value)
 
     def save(self, path):
         global SAVED

@@ -1,0 +1,1 @@
+"""What all telescopes have in common."""
