@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from dataclasses import dataclass
@@ -217,3 +218,12 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(paths: SessionPaths) -> None:
+    """Remove what processes that were killed had half written by `write_text`."""
+    folders = (paths.workdir.glob(".*"), paths.logs.glob(".*"), paths.weblog.parent.rglob(".*"))
+    for path in itertools.chain(*folders):
+        process = path.suffix.removeprefix(".")
+        if process.isdecimal() and not Path("/proc", process).exists():
+            path.unlink(missing_ok=True)

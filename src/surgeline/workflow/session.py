@@ -34,7 +34,7 @@ from surgeline.parallel.backend import Backends, choose
 from surgeline.parallel.environment import Role, role
 from surgeline.parallel.foresight import Foreseen
 from surgeline.parallel.leftbehind import end_left_behind, mark_of
-from surgeline.paths import SessionPaths, write_text
+from surgeline.paths import SessionPaths, remove_unfinished, write_text
 from surgeline.report.writer import WeblogWriter
 from surgeline.stages.inputs import check_unlocked, find_input
 from surgeline.stages.stage import Stage
@@ -328,6 +328,7 @@ class Session:
                 )
         with self._writing():
             paths.make()
+            remove_unfinished(paths)
         remove_left(paths.workdir)
         self._end_left_behind()
 
