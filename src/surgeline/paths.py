@@ -222,8 +222,10 @@ def write_text(path: Path, text: str) -> None:
 
 def remove_unfinished(paths: SessionPaths) -> None:
     """Remove what processes that were killed had half written by `write_text`."""
-    folders = (paths.workdir.glob(".*"), paths.logs.glob(".*"), paths.weblog.parent.rglob(".*"))
-    for path in itertools.chain(*folders):
+    written = (paths.recipe, paths.identifier, paths.record, paths.flow_run)
+    # In the working folder itself there may be files of the user's.
+    own = (path for file in written for path in paths.workdir.glob(f".{file.name}.*"))
+    for path in itertools.chain(own, paths.logs.glob(".*"), paths.weblog.parent.rglob(".*")):
         process = path.suffix.removeprefix(".")
         if process.isdecimal() and not Path("/proc", process).exists():
             path.unlink(missing_ok=True)
