@@ -311,6 +311,8 @@ def test_what_may_not_be_read_or_written_is_told_with_a_way_out(run: Run, tmp_pa
     try:
         folder.chmod(0o755)
         shutil.copytree(run.workdir, folder / "of-somebody-else")
+        # As a session with `session.private: false` has it.
+        subprocess.run(["chmod", "-R", "go+rX", folder / "of-somebody-else"], check=True)
         shutil.copytree(run.workdir, folder / "closed" / "session")
         (folder / "closed").chmod(0o700)
         others, closed = (SessionPaths(folder / name) for name in ("of-somebody-else", "closed/session"))
