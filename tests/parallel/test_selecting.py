@@ -38,7 +38,8 @@ def observed(casa: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from surgeline.simulate import Simulation, simulate
 
     path = tmp_path_factory.mktemp("rows") / "simulated.ms"
-    simulate(path, Simulation(antennas=8, channels=64, spectral_windows=2, target_scans=1, seed=4))
+    # So many that the rows of a field fill tiles.
+    simulate(path, Simulation(antennas=16, channels=64, spectral_windows=2, target_scans=1, seed=4))
     return path
 
 
