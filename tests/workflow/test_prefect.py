@@ -198,7 +198,12 @@ def test_a_session_is_a_flow_with_a_task_run_for_each_stage_and_finds_out_the_sa
     assert shown["cheap-progress"]["description"] == "3 of 3 stages"
     assert "by = 2" in shown["cheap-change-summary"]["data"]
     assert str(user.workdir / "weblog" / "index.html") in shown["cheap-weblog"]["data"]
-    assert any("starting this process" in message for message in api.logs(user.flow_run))
+    # Prefect writes log lines some time after it was given them.
+    wait_until(
+        lambda: any("starting this process" in message for message in api.logs(user.flow_run)),
+        60,
+        "the session's log is there",
+    )
 
 
 def test_a_stage_that_fails_is_shown_so_and_a_session_that_goes_on_is_the_same_run_tried_again(
