@@ -29,6 +29,7 @@ from surgeline.paths import SessionPaths
 # Those who clean up after a session that was killed are given so long: an undertaker looks twice, ten seconds apart.
 CLEAN_SECONDS = 60.0
 _MARK = "SURGELINE_CHAOS_RUN"
+_INTERRUPTED = 130
 # Names the file that says how wrong the clocks of workers are.
 CLOCK = "SURGELINE_CHAOS_CLOCK"
 # What nobody may find after a session has ended: what was half written or only for those who watch it.
@@ -304,7 +305,11 @@ class Run:
         for code, number in zip(self.codes, range(1, self.attempt + 1), strict=True):
             if code > 0:
                 said = (self.folder / f"output-{number}").read_text(errors="replace")
-                assert "surgeline: " in said, self.told(f"attempt {number} did not say why it ended")
+                # Whoever interrupts a program that has only just been started knows why it ends.
+                began = any(line.startswith("[") for line in said.splitlines())
+                assert "surgeline: " in said or (code == _INTERRUPTED and not began), self.told(
+                    f"attempt {number} did not say why it ended"
+                )
 
     def _check_record(self) -> None:
         record = json.loads(SessionPaths(self.workdir).record.read_text())
