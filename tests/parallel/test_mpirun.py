@@ -26,8 +26,9 @@ FRAME = "-" * 74 + "\n"
 @pytest.mark.parametrize("launcher", [FOUR, FIVE], ids=str)
 @pytest.mark.parametrize("root", [False, True])
 def test_the_command_line_is_a_function_of_what_is_asked(launcher: Launcher, root: bool) -> None:
+    memory = "sm" if launcher is FIVE else "vader"
     assert " ".join(command(launcher, 5, PROGRAM, {"HOME": "/home/me"}, root)) == (
-        f"{launcher.path} -n 5 --map-by slot:OVERSUBSCRIBE --bind-to none --mca btl ^tcp "
+        f"{launcher.path} -n 5 --map-by slot:OVERSUBSCRIBE --bind-to none --mca pml ob1 --mca btl self,{memory} "
         f"{'--allow-run-as-root ' if root else ''}python -m surgeline.cli run recipe.yaml"
     )
 

@@ -77,7 +77,7 @@ def version_told(text: str) -> tuple[int, ...] | None:
 def command(
     launcher: Launcher, ranks: int, program: Sequence[str], environment: Mapping[str, str], root: bool
 ) -> list[str]:
-    """The command line that runs a program as an MPI job; Open MPI 4 and 5 understand the same one.
+    """The command line that runs a program as an MPI job; Open MPI 4 and 5 differ in what they call its memory.
 
     Args:
         launcher: the mpirun.
@@ -97,9 +97,9 @@ def command(
     line = [str(launcher.path), "-n", str(ranks)]
     # The client mostly waits, so there is one rank more than cores; and CASA's own threads are not to share one core.
     line += ["--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
-    # On one machine ranks meet in its memory: no network has to hear them.
+    # On one machine ranks meet in its memory: no network has to hear them, as UCX and libfabric would have it, too.
     if not any(_OTHER_HOSTS.match(name) for name in environment):
-        line += ["--mca", "btl", "^tcp"]
+        line += ["--mca", "pml", "ob1", "--mca", "btl", "self,sm" if launcher.version[0] >= 5 else "self,vader"]
     if root:
         line.append("--allow-run-as-root")
     for name in _forwarded(environment):
