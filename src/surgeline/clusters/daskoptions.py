@@ -66,7 +66,7 @@ def dask_options(threads: int, preloads: Sequence[str] = (), dashboard: bool = F
         "distributed.admin.tick.limit": "1h",
         # What Dask measures of itself costs workers time, and nobody looks at it here.
         "distributed.worker.profile.enabled": False,
-        # Connections would keep the latest thousand messages, and with them the arguments of jobs.
+        # Connections would keep the latest thousand messages.
         "distributed.admin.low-level-log-length": 0,
         "distributed.admin.system-monitor.interval": "5s",
         "distributed.admin.system-monitor.gil.enabled": False,
