@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from imagechecks import by_tclean, in_this_process
 from surgeline.imaging.cube import clean_cube
 from surgeline.imaging.cubeparts import major_cycle, minor_cycle
 from surgeline.simulate import Simulation, simulate
-from surgeline.work.epochs import forget_epochs
 from surgeline.work.jobs import FunctionCall, Job
 from surgeline.work.ownfolder import remove_left
 from surgeline.work.procedure import drive
@@ -118,13 +118,7 @@ def sky(casa: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def run_here(jobs: Sequence[Job]) -> list[Any]:
-    return [run_anew(job) for job in jobs]
-
-
-def run_anew(job: Job) -> Any:
-    """Run a job as workers do."""
-    forget_epochs()
-    return job.run()
+    return [in_this_process(job) for job in jobs]
 
 
 def in_parts(arguments: dict[str, Any], parts: int, run: Callable[[Sequence[Job]], Sequence[Any]] = run_here) -> Any:
@@ -170,13 +164,10 @@ PARTS = {"one weighting for all channels of two MSs": (1, 2, 3), "automask, n-si
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_pixel_is_that_of_one_tclean(case: str, sky: dict[str, Any], tmp_path: Path) -> None:
-    from casatasks import tclean
-
     arguments = {**sky, **CASES[case]}
     if not isinstance(arguments["vis"], str):
         arguments["vis"] = [str(Path(sky["vis"]).with_name(name)) for name in arguments["vis"]]
-    forget_epochs()
-    record = tclean(**arguments, imagename=str(tmp_path / "whole"))
+    record = by_tclean(arguments, tmp_path / "whole")
     for parts in PARTS.get(case, (3,)):
         cleaned = in_parts({**arguments, "imagename": str(tmp_path / f"in {parts}")}, parts)
         assert_same(tmp_path, "whole", f"in {parts}")
@@ -185,10 +176,8 @@ def test_every_pixel_is_that_of_one_tclean(case: str, sky: dict[str, Any], tmp_p
 
 
 def test_a_dirty_cube_is_that_of_one_tclean(sky: dict[str, Any], tmp_path: Path) -> None:
-    from casatasks import tclean
-
     arguments = {**sky, "niter": 0, "restoration": False, "imsize": 24}
-    record = tclean(**arguments, imagename=str(tmp_path / "whole"))
+    record = by_tclean(arguments, tmp_path / "whole")
     assert_same_record(in_parts({**arguments, "imagename": str(tmp_path / "parts")}, 2).record, record)
     for product in ("residual", "psf", "pb"):
         assert (tmp_path / f"parts.{product}").exists()
@@ -210,10 +199,8 @@ pickle.loads(Path(sys.argv[1]).read_bytes()).run()
 
 
 def test_a_job_that_dies_in_a_cycle_is_done_again(sky: dict[str, Any], tmp_path: Path) -> None:
-    from casatasks import tclean
-
     arguments = {**sky, **AUTOMASK, "nchan": 4}
-    tclean(**arguments, imagename=str(tmp_path / "whole"))
+    by_tclean(arguments, tmp_path / "whole")
     # After what a cycle changes on disk is changed, and before its job has ended.
     moments = {minor_cycle: ("cubeparts", "leave_edges"), major_cycle: ("automask", "_keep")}
     died = []
@@ -233,6 +220,38 @@ def test_a_job_that_dies_in_a_cycle_is_done_again(sky: dict[str, Any], tmp_path:
     assert_same(tmp_path, "whole", "parts")
 
 
+_RUNS = """
+import pickle
+from pathlib import Path
+from surgeline.work.casaprocess import CasaProcess
+CasaProcess(Path.cwd(), Path("elsewhere.log")).prepare()
+Path("value").write_bytes(pickle.dumps(pickle.loads(Path("job").read_bytes()).run()))
+"""
+
+
+def test_a_cycle_goes_on_in_another_process_than_the_one_that_keeps_its_images_open(
+    sky: dict[str, Any], tmp_path: Path
+) -> None:
+    elsewhere = []
+
+    def run(jobs: Sequence[Job]) -> list[Any]:
+        first = jobs[0]
+        assert isinstance(first, FunctionCall)
+        if first.function is not minor_cycle or elsewhere:
+            return run_here(jobs)
+        elsewhere.append(first.arguments[1])
+        (tmp_path / "job").write_bytes(pickle.dumps(first))
+        # It would wait for ever for what is locked here.
+        subprocess.run([sys.executable, "-c", _RUNS], cwd=tmp_path, timeout=120, check=True)
+        return [pickle.loads((tmp_path / "value").read_bytes()), *run_here(jobs[1:])]
+
+    arguments = {**sky, "imsize": 24, "cycleniter": 4}
+    by_tclean(arguments, tmp_path / "whole")
+    in_parts({**arguments, "imagename": str(tmp_path / "parts")}, 2, run)
+    assert elsewhere == [1]
+    assert_same(tmp_path, "whole", "parts")
+
+
 def test_gridders_whose_temporary_files_were_taken_away_are_made_anew(
     sky: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +261,7 @@ def test_gridders_whose_temporary_files_were_taken_away_are_made_anew(
     def run(jobs: Sequence[Job]) -> list[Any]:
         values = []
         for job in jobs:
-            values.append(run_anew(job))
+            values.append(in_this_process(job))
             remove_left(Path.cwd())
         return values
 

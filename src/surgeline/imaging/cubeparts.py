@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -35,7 +35,7 @@ from surgeline.imaging.cubeplanes import (
 )
 from surgeline.imaging.products import remove
 from surgeline.imaging.synthesis import Record, imager_parameters, opened, plain, plane_noise
-from surgeline.work.ownfolder import OwnFolder, own_folder
+from surgeline.work.ownfolder import OwnFolder
 
 # What a cycle with automasks changes and cannot make anew.
 MASKS = ("mask", "automask.npz")
@@ -102,10 +102,10 @@ def mask_part(part: Part, sidelobe: float, beam: Mapping[str, Any] | None) -> Re
         tool.initminorcycle()
         if automask.is_on(part.arguments):
             automask.first_mask(part, tool, sidelobe)
-        else:
-            tool.setupmask()
-            clear_spare_mask(part)
-        return plain(tool.initminorcycle())
+            return plain(tool.initminorcycle())
+        tool.setupmask()
+        clear_spare_mask(part)
+    return _show_residual(part)
 
 
 def minor_cycle(part: Part, cycle: int, controls: Record, beam: Mapping[str, Any] | None) -> Record:
@@ -120,11 +120,16 @@ def minor_cycle(part: Part, cycle: int, controls: Record, beam: Mapping[str, Any
     Returns:
         the deconvolver's record of the minor cycle, with channels counted as in the whole cube.
     """
+    shown = keptimagers.take(part.run, keptimagers.DECONVOLVER, _cleaned_images(part))
     if restore_or_keep(part.imagename, cycle, MASKS if automask.is_on(part.arguments) else ()):
+        if shown is not None:
+            shown.end()
+            shown = None
         cut_out(part, "residual", beam=beam)
         cut_out(part, "model")
-    with deconvolver(part) as tool:
-        tool.initminorcycle()
+    with _ending(shown or _new_deconvolver(part)) as tool:
+        if shown is None:
+            tool.initminorcycle()
         executed = plain(tool.executeminorcycle(iterbotrecord=controls))
     leave_edges(part)
     return {**executed, "summaryminor": _in_cube(part, executed["summaryminor"])}
@@ -146,14 +151,14 @@ def major_cycle(part: Part, cycle: int, controls: Record, sidelobe: float, beam:
     take_model(part)
     with _gridder(part, pickle.loads(Path(f"{part.imagename}.coordinates").read_bytes())) as imager:
         imager.runMajorCycle()
-    with deconvolver(part) as tool:
-        if automask.is_on(part.arguments):
-            # As the minor cycle had it, if this one is begun for a second time.
-            put_back(part.imagename, cycle, MASKS)
+    if automask.is_on(part.arguments):
+        # As the minor cycle had it, if this one is begun for a second time.
+        put_back(part.imagename, cycle, MASKS)
+        with deconvolver(part) as tool:
             automask.next_mask(part, tool, controls, sidelobe, beam)
-        else:
-            cut_out(part, "residual", beam=beam)
-        return plain(tool.initminorcycle())
+            return plain(tool.initminorcycle())
+    cut_out(part, "residual", beam=beam)
+    return _show_residual(part)
 
 
 def finish_part(part: Part, cycles: int, restoringbeam: Any) -> None:
@@ -228,7 +233,8 @@ def _gridder(part: Part, coordinates: Mapping[str, Any]) -> Iterator[Any]:
         keptimagers.make_room(part.run)
         parameters = imager_parameters({**part.arguments, "imagename": part.imagename, "mask": "", "startmodel": ""})
         parameters.getImagePars()["0"] |= {"nchan": part.gridded, **coordinates}
-        kept = keptimagers.Kept(PySynthesisImager(params=parameters), OwnFolder(part.imagename))
+        gridder = PySynthesisImager(params=parameters)
+        kept = keptimagers.Kept(gridder, gridder.deleteTools, OwnFolder(part.imagename))
     try:
         with kept.folder.inside():
             if not known:
@@ -277,18 +283,50 @@ def _coordinates(part: Part) -> dict[str, Any]:
         tool.done()
 
 
-@contextmanager
-def deconvolver(part: Part, **other: Any) -> Iterator[Any]:
+def _show_residual(part: Part) -> Record:
+    """Show the deconvolver the residual; it is kept for the minor cycle, and what it says is returned."""
+    shown = _new_deconvolver(part)
+    try:
+        with shown.folder.inside():
+            record = plain(shown.imager.initminorcycle())
+    except BaseException:
+        shown.end()
+        raise
+    keptimagers.keep(part.run, keptimagers.DECONVOLVER, shown, _cleaned_images(part))
+    return record
+
+
+def _cleaned_images(part: Part) -> list[str]:
+    """What a deconvolver has open, or may have."""
+    return [f"{escape(part.cleaning)}.*"]
+
+
+def deconvolver(part: Part, **other: Any) -> AbstractContextManager[Any]:
     """CASA's deconvolver on the planes that it is to see; it ends with the block."""
+    return _ending(_new_deconvolver(part, **other))
+
+
+@contextmanager
+def _ending(kept: keptimagers.Kept) -> Iterator[Any]:
+    try:
+        with kept.folder.inside():
+            yield kept.imager
+    finally:
+        kept.end()
+
+
+def _new_deconvolver(part: Part, **other: Any) -> keptimagers.Kept:
     from casatools import synthesisdeconvolver
 
     # The mask that a part was begun with is on disk.
     arguments = {**part.arguments, "imagename": part.cleaning, "mask": "", "startmodel": "", **other}
-    with own_folder(part.imagename):
-        tool = synthesisdeconvolver()
-        try:
+    tool = synthesisdeconvolver()
+    made = keptimagers.Kept(tool, tool.done, OwnFolder(part.imagename))
+    try:
+        with made.folder.inside():
             parameters = imager_parameters(arguments).getDecPars()["0"]
             tool.setupdeconvolution(decpars={**parameters, "noRequireSumwt": True})
-            yield tool
-        finally:
-            tool.done()
+    except BaseException:
+        made.end()
+        raise
+    return made

@@ -5,7 +5,7 @@ They save time and nothing else: one that is lost is made again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from surgeline.work.ownfolder import OwnFolder
 
 @dataclass
 class Kept:
-    """An imager that waits for its next cycle, which one that is, and where it has its temporary files.
+    """An imager, or a deconvolver alone, that waits for its next cycle, and where it has its temporary files.
 
-    `files` are those that it has open.
+    `close` ends it, `cycle` is the one that it waits for, `files` are those that it has open.
     """
 
     imager: Any
+    close: Callable[[], None]
     folder: OwnFolder
     cycle: int = 0
     files: list[tuple[str, int]] = field(default_factory=list)
@@ -29,9 +30,9 @@ class Kept:
         """Close what it has open, and take its temporary files away."""
         if self.folder.is_there:
             with self.folder.inside():
-                self.imager.deleteTools()
+                self.close()
         else:
-            self.imager.deleteTools()
+            self.close()
         self.folder.remove()
 
 
@@ -42,7 +43,10 @@ _kept: dict[tuple[str, str], Kept] = {}
 
 
 def keep(run: str, label: str, kept: Kept, images: Sequence[str]) -> None:
-    """Keep an imager of these images, of which there may be patterns."""
+    """Keep an imager of these images, of which there may be patterns, in place of one that is kept by that name."""
+    former = _kept.pop((run, label), None)
+    if former is not None:
+        former.end()
     kept.files = _identities(images)
     _kept[run, label] = kept
 

@@ -155,7 +155,8 @@ def _deconvolver(arguments: Arguments, labels: Sequence[str], history: History, 
     if kept is None:
         _restore_or_keep(arguments, stems, 0 if automatic else cycle)
         parameters = continuum_parameters(arguments, begun=cycle > 0 and not automatic)
-        kept = keptimagers.Kept(new_imager(parameters, _gathering(arguments, labels)), OwnFolder(stems[0]))
+        imager = new_imager(parameters, _gathering(arguments, labels))
+        kept = keptimagers.Kept(imager, imager.deleteTools, OwnFolder(stems[0]))
     imager = kept.imager
     try:
         with kept.folder.inside():

@@ -160,7 +160,8 @@ def _gridder(part: RowPart, weighted: bool = False) -> Iterator[Any]:
     kept = keptimagers.take(part.run, part.label, images)
     if kept is None:
         keptimagers.make_room(part.run)
-        kept = keptimagers.Kept(_gridder_of(part), OwnFolder(stems[0]))
+        gridder = _gridder_of(part)
+        kept = keptimagers.Kept(gridder, gridder.deleteTools, OwnFolder(stems[0]))
         # It has no tools as yet, and no weights.
         kept.cycle = -1
     try:

@@ -143,8 +143,8 @@ class PartGridder:
                     image[:, :, plane] += self._host(gridder.vis2dirty(visibilities, weights))
         return images
 
-    def deleteTools(self) -> None:
-        """Let go of all that is held, as what keeps CASA's imagers has them do it."""
+    def close(self) -> None:
+        """Let go of all that is held."""
         self._pieces.clear()
 
     def _of_one_term(

@@ -111,7 +111,8 @@ def _kept(part: RowPart, work: Callable[[PartGridder], Made]) -> Made:
         kept = None
     if kept is None:
         keptimagers.make_room(part.run)
-        kept = keptimagers.Kept(PartGridder(part, _shared_density(part)), OwnFolder(stem))
+        gridder = PartGridder(part, _shared_density(part))
+        kept = keptimagers.Kept(gridder, gridder.close, OwnFolder(stem))
     try:
         made = work(kept.imager)
     except BaseException:
