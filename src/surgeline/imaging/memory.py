@@ -1,7 +1,7 @@
 """How much memory imaging jobs take, known before they start, and how many channels of a cube fit a worker.
 
 The numbers are fits to the peak resident memory of jobs with CASA 6.7, rounded up: cubes up to 2048 pixels a side and
-7 channels, continua up to 3072 pixels a side. What does not follow from tclean's arguments is left out, such as
+16 channels, continua up to 3072 pixels a side. What does not follow from tclean's arguments is left out, such as
 buffers for the visibilities of very many baselines and channels, and 3 GB that mosaics of a few telescopes take whose
 beams CASA makes in two dimensions (the VLA before 2010, GMRT); what jobs took puts that right (work/estimates.py).
 """
@@ -17,7 +17,7 @@ from surgeline.imaging.cleaned import sides_of
 PROCESS = 480_000_000
 # Of cubes, bytes for each pixel of a plane: once for a job, and for each plane that it grids.
 _ONCE = 40
-_EACH = 42
+_EACH = 56
 # The same beyond that: for the weights of mosaics, and for automasks.
 _MOSAIC_EACH = 24
 _AUTOMASK_EACH = 36
