@@ -196,12 +196,12 @@ def seconds_at_once(folder: Path, arguments: dict[str, Any]) -> float:
     return statistics.mean(float(one["imaging, s"]) for one in found)
 
 
-def observation(folder: Path, gigabytes: float) -> str:
+def observation(folder: Path, gigabytes: float, channels: int = CHANNELS) -> str:
     """A simulated observation of about so much data; made once."""
-    vis = folder / f"{gigabytes:g} GB.ms"
+    vis = folder / f"{gigabytes:g} GB in {channels}.ms"
     if not vis.is_dir():
-        there = folder / f"simulated {gigabytes:g}"
-        measured("simulated", there, vis=str(vis), gigabytes=gigabytes, channels=CHANNELS)
+        there = folder / f"simulated {gigabytes:g} in {channels}"
+        measured("simulated", there, vis=str(vis), gigabytes=gigabytes, channels=channels)
     return str(vis)
 
 
@@ -225,7 +225,7 @@ def continuum_figures(folder: Path, gigabytes: float, pixels: int) -> dict[str, 
 def cube_figures(folder: Path, gigabytes: float, pixels: int, channels: int = CHANNELS) -> dict[str, float]:
     """A cube of all channels but those at the edges."""
     arguments = {
-        "vis": observation(folder, gigabytes),
+        "vis": observation(folder, gigabytes, channels),
         "imagename": "image",
         "field": "TARGET",
         "datacolumn": "data",
@@ -306,10 +306,11 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["continuum", "cube", "join", "growth"])
     parser.add_argument("--gigabytes", type=float, default=GIGABYTES)
     parser.add_argument("--pixels", type=int, default=PIXELS)
+    parser.add_argument("--channels", type=int, default=CHANNELS, help="of the observation that cubes are made of")
     asked = parser.parse_args()
     parts: dict[str, Callable[[Path], dict[str, float]]] = {
         "continuum": lambda folder: continuum_figures(folder, asked.gigabytes, asked.pixels),
-        "cube": lambda folder: cube_figures(folder, asked.gigabytes, asked.pixels),
+        "cube": lambda folder: cube_figures(folder, asked.gigabytes, asked.pixels, asked.channels),
         "join": join_figures,
         "growth": lambda folder: growth_figures(folder, asked.gigabytes),
     }
