@@ -34,12 +34,15 @@ HEAVY = {
     "kubernetes", "matplotlib", "mpi4py", "numpy", "prefect", "scipy",
 }  # fmt: skip
 # What a file may import at once, because it is imported only where that is already, or wanted at once: three say what
-# Dask's own classes do, one computes from end to end, two are flows of Prefect's.
+# Dask's own classes do, a simulation computes from end to end, two are flows of Prefect's.
 MAY_BE_HEAVY = {
     "parallel/othertasks.py": {"dask", "distributed"},
     "parallel/podidle.py": {"distributed"},
     "parallel/workerprocess.py": {"distributed"},
-    "simulate.py": {"numpy"},
+    **{
+        f"simulate/{name}.py": {"numpy"}
+        for name in ("corruption", "fields", "layout", "observation", "simulation", "sky")
+    },
     "clusters/poolworker.py": {"prefect"},
     "workflow/prefect_flow.py": {"prefect"},
 }
