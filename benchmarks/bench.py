@@ -10,7 +10,8 @@
 (h) what moves where workers share no files with the session, as root: see moved.py;
 (i) what pods cost, where Kubernetes was built for the tests: see pods.py;
 (j) what it costs to be orchestrated by Prefect: see orchestration.py;
-(k) what imaging in parallel gains, against tclean, plain mpirun and casa-pclean: see imaging.py.
+(k) what imaging in parallel gains, against tclean, plain mpirun and casa-pclean: see imaging.py;
+(l) what the CASA Pipeline gains from this engine, where a copy of it can be imported: see adoption.py.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from adoption import adoption_figures
 from context import context_figures
 from imaging import imaging_figures
 from moved import byte_figures
@@ -139,7 +141,7 @@ def main() -> None:
         figures = startup() | dispatch(folder) | context_figures(folder) | demo(folder) | mpi_figures(folder)
         figures |= scale_figures(folder) | prefect_figures(folder / "prefect")
         (folder / "imaging").mkdir()
-        figures |= imaging_figures(folder / "imaging")
+        figures |= imaging_figures(folder / "imaging") | adoption_figures(folder / "adoption")
         if shutil.which("sbatch"):
             figures |= queue_figures(folder / "queues")
         else:

@@ -415,3 +415,10 @@ def test_the_script_of_the_manual_runs(tmp_path: Path) -> None:
 def test_importing_it_imports_nothing_heavy() -> None:
     code = "import sys, surgeline.adopt; print({'dask', 'distributed', 'casatasks', 'mpi4py'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_requests_for_imaging_keep_their_arguments(casa: Path, pipeline: ModuleType) -> None:
+    from pipeline.infrastructure import casa_tasks
+
+    request = casa_tasks.tclean(vis="a.ms", imagename="a", niter=0, unknown=1)
+    assert request.keywords == {"vis": "a.ms", "imagename": "a", "niter": 0}

@@ -96,14 +96,15 @@ def alone(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def spread(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A session on two workers, in which flagging is told of a cluster by its name."""
+    """A session on two workers, in which flagging is told of a cluster by its name; beside it, its events."""
     workdir = tmp_path_factory.mktemp("spread") / "session"
     workdir.mkdir()
     (workdir / "config.yaml").write_text(
         "clusters: {here: {type: local}}\n"
         "casa_pipeline: {tasks: {hifv_flagdata: {cluster: here, resources: {memory: 100MB}}}}\n"
     )
-    succeeds(surgeline(*line(given, workdir), PYTHONPATH=STANDIN))
+    told = succeeds(surgeline(*line(given, workdir, "--json"), PYTHONPATH=STANDIN))
+    (workdir.parent / "events").write_text(told)
     return workdir
 
 
@@ -144,6 +145,24 @@ def test_jobs_of_a_task_are_those_of_its_stage_on_the_cluster_that_is_set(spread
         "session"
     ]
     assert record["accounts"]["stages"]["hifv_flagdata"]["used"] > 0
+
+
+def test_events_are_told_while_tasks_run_and_nothing_else_is(spread: Path) -> None:
+    events = [json.loads(line) for line in (spread.parent / "events").read_text().splitlines()]
+    flagged = [event["stage"] for event in events if event.get("name") == "Flag" and event["state"] == "finished"]
+    assert flagged == ["hifv_flagdata"] * 2 + ["hifv_flagdata_2"] * 2
+
+
+@pytest.mark.mpi
+def test_a_procedure_in_an_mpi_session_makes_the_same_on_its_servers(
+    alone: Path, given: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "session"
+    succeeds(surgeline("mpirun", "-n", "3", "--", *line(given, workdir, backend="mpi"), PYTHONPATH=STANDIN))
+    assert made(workdir) == made(alone)
+    stages = json.loads((workdir / "run.json").read_text())["stages"]
+    flagging = [job["worker"] for job in stages[2]["jobs"] if job["name"] == "Flag"]
+    assert sorted(flagging) == ["server-1", "server-2"]
 
 
 def test_data_are_kept_only_before_the_tasks_that_change_them(spread: Path) -> None:

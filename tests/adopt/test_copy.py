@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pipelinedata import OBSERVATIONS, observe
 from support import surgeline
 from surgeline.context.records import Observation, QualityScore, ReferenceAntenna
 from surgeline.context.store import Context
@@ -27,7 +28,6 @@ pytestmark = pytest.mark.casa_pipeline
 PROGRAM = Path(__file__).with_name("copy_client.py")
 PATHS = os.environ.get("SURGELINE_TEST_PIPELINE", "")
 MPIRUN = Path(sys.executable).with_name("mpirun")
-BAD_CHANNEL = 3
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,31 +47,8 @@ def importable() -> None:
 
 @pytest.fixture(scope="module")
 def observations(casa: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two MSs with what the Pipeline reads and simulations have not, and a channel that is to be flagged."""
-    from casatools import table
-
-    from surgeline.simulate import Simulation, simulate
-
     folder = tmp_path_factory.mktemp("observations")
-    for number, name in enumerate(("first.ms", "second.ms")):
-        path = folder / name
-        simulate(path, Simulation(antennas=8, channels=16, target_scans=1, seed=number))
-        at_hand = table()
-        at_hand.open(f"{path}/SPECTRAL_WINDOW", nomodify=False)
-        at_hand.putcol("NAME", [f"SPECTRAL_WINDOW_{window}" for window in range(at_hand.nrows())])
-        described = at_hand.getcoldesc("NAME") | {"valueType": "int"}
-        if "BBC_NO" not in at_hand.colnames():
-            at_hand.addcols({"BBC_NO": described})
-        at_hand.putcol("BBC_NO", [1] * at_hand.nrows())
-        at_hand.close()
-        at_hand.open(f"{path}/OBSERVATION", nomodify=False)
-        at_hand.putcell("SCHEDULE", 0, ["SchedulingBlock uid://A/X/1", f"ExecBlock uid://A/X/{number + 2}"])
-        at_hand.close()
-        at_hand.open(str(path), nomodify=False)
-        data = at_hand.getcol("DATA")
-        data[:, BAD_CHANNEL] *= 100
-        at_hand.putcol("DATA", data)
-        at_hand.close()
+    observe(folder)
     return folder
 
 
@@ -88,7 +65,7 @@ def reduced(kind: str, folder: Path, observations: Path) -> dict[str, Any]:
     assert results.exists(), ran.stdout[-3000:] + ran.stderr[-3000:]
     seen = json.loads(results.read_text())
     at_hand = table()
-    for name in ("first.ms", "second.ms"):
+    for name in OBSERVATIONS:
         at_hand.open(str(folder / name))
         seen[name] = at_hand.getcol("FLAG")
         at_hand.close()
@@ -111,7 +88,7 @@ def test_the_same_results_come_of_workers_as_of_one_process(
     assert len(seen["commands"]) > 2
     assert seen["requests"] == ["copy 0", "copy 1", "copy 2"]
     assert (alone["saved"], seen["saved"]) == (0, 1)
-    for name in ("first.ms", "second.ms"):
+    for name in OBSERVATIONS:
         assert (seen[name] == alone[name]).all()
         assert seen[name].any()
     if kind == "dask":
@@ -134,7 +111,7 @@ def flags_and_commands(workdir: Path) -> tuple[dict[str, Any], list[str]]:
 
     flags = {}
     at_hand = table()
-    for name in ("first.ms", "second.ms"):
+    for name in OBSERVATIONS:
         at_hand.open(str(workdir / "working" / name))
         flags[name] = at_hand.getcol("FLAG")
         at_hand.close()
@@ -146,14 +123,14 @@ def test_a_procedure_is_run_as_stages_with_the_same_results_and_goes_back_to_one
     observations: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "procedure.xml").write_text(PROCEDURE)
-    given = [f"--vis={observations / name}" for name in ("first.ms", "second.ms")]
+    given = [f"--vis={observations / name}" for name in OBSERVATIONS]
     found = {}
     for kind in ("serial", "dask"):
         settings = [f"--set=backend={kind}", "--set=dask.n_workers=2", f"--workdir={tmp_path / kind}"]
         ran = surgeline("casa-pipeline", "run", tmp_path / "procedure.xml", *given, *settings, PYTHONPATH=PATHS)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         found[kind] = flags_and_commands(tmp_path / kind)
-    for name in ("first.ms", "second.ms"):
+    for name in OBSERVATIONS:
         assert (found["dask"][0][name] == found["serial"][0][name]).all()
         assert found["serial"][0][name].any()
     assert found["dask"][1] == found["serial"][1]
@@ -162,8 +139,8 @@ def test_a_procedure_is_run_as_stages_with_the_same_results_and_goes_back_to_one
     assert len(workers) == 2
     with closing(Context(tmp_path / "dask" / "context.db", read_only=True)) as context:
         known = context.at()
-        assert [fact.vis for fact in known.all(Observation)] == ["first.ms", "second.ms"]
-        assert [fact.vis for fact in known.all(ReferenceAntenna)] == ["first.ms", "second.ms"]
+        assert [fact.vis for fact in known.all(Observation)] == list(OBSERVATIONS)
+        assert [fact.vis for fact in known.all(ReferenceAntenna)] == list(OBSERVATIONS)
         assert {score.stage for score in known.all(QualityScore)} >= {"h_importdata", "hif_rawflagchans"}
     again = surgeline(
         "resume",

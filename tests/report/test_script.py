@@ -41,6 +41,14 @@ def test_the_script_has_finished_stages_only(context: Context) -> None:
     assert "b.ms" in script and "a.ms" not in script and "c.ms" not in script
 
 
+def test_the_script_of_tasks_of_the_casa_pipeline_is_for_reading(context: Context) -> None:
+    jobs = [a_job("a", START, 1.0, 0, commands=["flagdata( vis='a.ms', mode='clip' )", "plotms( vis='a.ms' )"])]
+    script = commands_script(a_record(stages=[a_stage("hifv_flagdata", task="casa_pipeline", jobs=jobs)]), context)
+    compile(script, "commands.py", "exec")
+    assert "from casatasks import flagdata\nfrom casaplotms import plotms" in script.replace("\n\n", "\n")
+    assert "For reading" in script and "Run it" not in script
+
+
 def test_text_that_is_no_python_is_a_comment(context: Context) -> None:
     context.commit("odd", [Command(stage="odd", text="tclean( vis=<unreadable>\nimport os )")])
     script = commands_script(a_record(stages=[a_stage("odd\nimport sys")]), context)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ def replace_tclean(engine: Engine) -> None:
     """Have casatasks' tclean run parallel imaging on a backend."""
     casatasks: Any = import_module("casatasks")
     if not isinstance(casatasks.tclean, ParallelTclean):
+        # By it the Pipeline knows which arguments a task of CASA has, and leaves out all others.
+        call: Any = ParallelTclean.__call__
+        call.__signature__ = signature(type(casatasks.tclean).__call__)
         casatasks.tclean = ParallelTclean(casatasks.tclean, engine)
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -15,6 +14,7 @@ import typer
 
 from surgeline.cli import machine
 from surgeline.cli.commands import app
+from surgeline.cli.sessioncommands import session_command
 from surgeline.errors import BadInput, Interrupted, SurgelineError
 from surgeline.parallel.mpinotes import find_supervisor, tell_ending
 
@@ -25,7 +25,8 @@ _BROKEN_PIPE = 128 + signal.SIGPIPE
 def run_command() -> NoReturn:
     """Run what the command line of this process asks for."""
     arguments = sys.argv[1:]
-    if _begins_session(arguments):
+    if session_command(arguments):
+        # Servers of an MPI session serve it.
         from surgeline.parallel.mpiserver import serve_if_server
 
         serve_if_server()
@@ -53,11 +54,6 @@ def run_command() -> NoReturn:
     tell_ending(code)
     # A CASA call that a signal left running in a thread cannot be stopped; it must not hold up the exit.
     os._exit(code)
-
-
-def _begins_session(arguments: Sequence[str]) -> bool:
-    """Whether a command line is of a session, which the servers of an MPI session then serve."""
-    return next((argument for argument in arguments if not argument.startswith("-")), "") in ("run", "resume")
 
 
 def _code_of(error: BaseException) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
+from surgeline.cli.sessioncommands import session_command
 from surgeline.errors import SurgelineError
 
 _events: TextIO | None = None
@@ -15,8 +16,7 @@ _events: TextIO | None = None
 
 def is_asked(arguments: Sequence[str]) -> bool:
     """Whether a command line asks for a session's events."""
-    words = [argument for argument in arguments if not argument.startswith("-")]
-    return "--json" in arguments and words[:1] in (["run"], ["resume"])
+    return "--json" in arguments and bool(session_command(arguments))
 
 
 def claim() -> None:

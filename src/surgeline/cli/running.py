@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +24,7 @@ from surgeline.cli.options import (
     absolute,
     configuration_of,
 )
+from surgeline.cli.sessioncommands import SESSION_COMMANDS, session_command
 from surgeline.cli.signals import signals_interrupt
 from surgeline.errors import BadInput
 from surgeline.parallel.mpinotes import tell_begun
@@ -98,7 +99,10 @@ def plan(
 
 def mpirun(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="-- COMMAND", help="run or resume, with what belongs to it, after --.")
+        list[str],
+        typer.Argument(
+            metavar="-- COMMAND", help="run, resume or casa-pipeline run, with what belongs to it, after --."
+        ),
     ],
     ranks: Annotated[
         int | None, typer.Option("-n", help="Processes; unless given, a server for each core and the session.")
@@ -128,13 +132,21 @@ def mpirun(
 
 def _configuration_of_session(arguments: list[str]) -> Configuration:
     """The configuration of the session that a command line is for; what is wrong with the line is told at once."""
-    commands: Mapping[str, Callable[..., None]] = {"run": run, "resume": resume}
-    name, *rest = [argument for argument in arguments if argument != "--debug"]
-    if name not in commands:
-        raise BadInput(f"mpirun starts sessions, and {name!r} is none", "surgeline mpirun -- run …, or -- resume …")
+    # It runs sessions by what is here.
+    from surgeline.cli import casapipeline
+
+    functions: tuple[Callable[..., None], ...] = (run, resume, casapipeline.run)
+    commands = dict(zip(SESSION_COMMANDS, functions, strict=True))
+    said = [argument for argument in arguments if argument != "--debug"]
+    name = session_command(said)
+    if not name:
+        raise BadInput(
+            f"mpirun starts sessions, and {' '.join(said[:2])!r} starts none",
+            f"surgeline mpirun -- {' …, or -- '.join(commands)} …",
+        )
     session = typer.Typer(add_completion=False)
     session.command()(commands[name])
-    parsed = typer.main.get_command(session).make_context(name, rest).params
+    parsed = typer.main.get_command(session).make_context(name, said[len(name.split()) :]).params
     return configuration_of(parsed["workdir"], parsed["overrides"])
 
 

@@ -15,6 +15,9 @@ from surgeline.work.casasignature import signature, task_names
 
 _FOLDERS = ("data", "calibration", "images", "products")
 _LINE_LENGTH = 100
+# Tasks that are in packages of their own.
+_OTHER_TASKS = {"plotms": "casaplotms"}
+_PIPELINE_STAGE = "casa_pipeline"
 
 
 def commands_script(record: Mapping[str, Any], context: View) -> str:
@@ -113,6 +116,7 @@ def _imports(code: str) -> str:
         lines.append(f"from casatasks import {', '.join(tasks)}")
         if len(lines[-1]) > _LINE_LENGTH:
             lines[-1] = "\n".join(["from casatasks import (", *(f"    {task}," for task in tasks), ")"])
+    lines += [f"from {package} import {task}" for task, package in _OTHER_TASKS.items() if task in names]
     return "\n\n".join(lines)
 
 
@@ -121,13 +125,17 @@ def _header(record: Mapping[str, Any]) -> str:
     began = utc(record.get("started"))
     versions = record.get("versions") or {}
     casa = versions.get("casatasks") or versions.get("casatools") or "unknown"
+    if any(stage.get("task") == _PIPELINE_STAGE for stage in record.get("stages", [])):
+        use = "For reading: the CASA Pipeline copied and wrote files between these calls, which they need."
+    else:
+        use = "Run it in an empty folder: python commands.py"
     return "\n".join(
         _comment(line)
         for line in (
             f"The commands of the recipe {recipe.get('name', 'unknown')}, for CASA {casa}.",
             f"Written by surgeline {record.get('surgeline', 'unknown')}; the run began {began} UTC.",
             f"Observations: {_listed(recipe.get('vis') or ())}.",
-            "Run it in an empty folder: python commands.py",
+            use,
         )
     )
 

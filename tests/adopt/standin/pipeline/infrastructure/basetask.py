@@ -1,7 +1,9 @@
 """Tasks, requests for calls of CASA, and what executes both."""
 
 import copy
+from inspect import signature
 from pathlib import Path
+from types import FunctionType
 
 from . import levels
 from .filenamer import NamingTemplate
@@ -12,7 +14,9 @@ from .registry import task_registry
 class JobRequest:
     def __init__(self, fn, **keywords):
         self.fn = fn
-        self.keywords = keywords
+        # What it does not know is left out; tasks of CASA are no functions.
+        known = signature(fn if isinstance(fn, FunctionType) else fn.__call__).parameters
+        self.keywords = {name: value for name, value in keywords.items() if name in known}
 
     def execute(self):
         with levels.calls.open("a") as calls:
