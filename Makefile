@@ -10,7 +10,7 @@ LOCKED_EXTRAS := kubernetes postgres prefect s3
 # Who keeps what is known against versions of packages.
 ADVISORIES := https://osv.dev
 
-.PHONY: help environment demo test coverage test-mpi test-clusters test-kubernetes test-gpu chaos lint lock audit docs bench clean
+.PHONY: help environment demo test coverage test-mpi test-clusters test-kubernetes test-gpu chaos load fuzz lint lock audit docs bench clean
 
 help:
 	@echo "make demo   reduce the VLA observation of NGC 5921 into ./demo"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-gpu   a GPU of NVIDIA; installs torch"
 	@echo "make chaos  sessions in which things go wrong at random: ROUNDS=20 at each site, SEED=… as one before"
 	@echo "make fuzz   wrong input, EXAMPLES of each kind, other ones each time; SEED=… does the same again"
+	@echo "make load   whether a session of 100,000 jobs stays flat: PARTS=… some of it, SHARE=0.1 with a tenth of the jobs"
 	@echo "make lint   check style, types and what bandit knows to be unsafe"
 	@echo "make lock   pin what the image is made of anew (docker/requirements.lock)"
 	@echo "make audit  ask what is known against the pinned versions; needs the internet"
@@ -73,6 +74,10 @@ test-gpu: environment
 # Root may fill disks and cut networks, too.
 chaos: environment
 	SURGELINE_CHAOS_ROUNDS=$(or $(ROUNDS),20) SURGELINE_CHAOS_SEED=$(SEED) $(BIN)/pytest tests/chaos -s
+
+# Some twenty minutes on two cores.
+load: environment
+	$(BIN)/python benchmarks/load.py $(PARTS) --share $(or $(SHARE),1)
 
 # By chance first; then guided by which lines of the code each input reaches.
 fuzz: EXAMPLES ?= 1000

@@ -56,13 +56,13 @@ class Crowd(DaskBackend):
     def __init__(self, number: int, folder: Path) -> None:
         self.workers = number
         self._scratch = str(folder)
-        self._others: subprocess.Popen[bytes] | None = None
+        self._idlers: subprocess.Popen[bytes] | None = None
         super().__init__(load(overrides=["backend=dask"]), "local", folder, folder)
 
     def _start_cluster(self) -> Any:
         cluster = start_scheduler("127.0.0.1", None, 0, None, None, threads=1)
         command = [sys.executable, __file__, "--idlers", cluster.scheduler_address, str(self.workers), self._scratch]
-        self._others = subprocess.Popen(command)
+        self._idlers = subprocess.Popen(command)
         return cluster
 
     def _await_workers(self, configuration: Configuration, cluster_name: str, logs: Path) -> None:
@@ -74,9 +74,9 @@ class Crowd(DaskBackend):
             time.sleep(0.05)
 
     def _clean_up(self) -> None:
-        if self._others is not None:
-            self._others.kill()
-            self._others.wait()
+        if self._idlers is not None:
+            self._idlers.kill()
+            self._idlers.wait()
 
     def _recruit(self, message: Mapping[str, Any]) -> Worker:
         return Worker(message["worker"], message["name"], "idler", Resources())

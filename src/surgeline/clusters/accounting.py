@@ -52,7 +52,7 @@ class Stay:
     ended: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ran:
     """A job's time on a worker, in Unix times.
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import resource
 import socket
 from typing import Any
 
 from surgeline.clusters.daskoptions import dashboard_options, dask_options
 from surgeline.errors import ClusterError
+
+# A worker takes three descriptors of the session. Most machines let a process have 1024 until it asks for more.
+_DESCRIPTORS = 65536
 
 
 def address_for_workers(host: str | None, interface: str | None) -> str:
@@ -51,6 +55,7 @@ def start_scheduler(
     from distributed import LocalCluster
     from distributed.utils import get_ip
 
+    _allow_connections()
     with dask.config.set(dask_options(threads, dashboard=dashboard_address is not None)):
         return LocalCluster(
             n_workers=0,
@@ -62,3 +67,11 @@ def start_scheduler(
             **dashboard_options(dashboard_address),
             silence_logs=logging.CRITICAL,
         )
+
+
+def _allow_connections() -> None:
+    """Let this process have as many descriptors as its machine allows, for hundreds of workers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

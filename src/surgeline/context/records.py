@@ -448,6 +448,16 @@ def subject_asked(kind: type[Fact], equal: Mapping[str, Any]) -> str | None:
     return json.dumps(values)
 
 
+def subject_begins(kind: type[Fact], texts: Mapping[str, str]) -> str:
+    """What the subjects of those facts begin with whose identity begins with these texts; empty: nothing is known."""
+    known = []
+    for name in kind.identity:
+        if name not in texts or kind.model_fields[name].annotation is not str:
+            break
+        known.append(texts[name])
+    return json.dumps(known)[:-1] if known else ""
+
+
 def from_stored(kind: type[AnyFact], schema_version: int, body: str) -> AnyFact:
     """A fact of a kind as it was stored.
 

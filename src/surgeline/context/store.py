@@ -34,7 +34,16 @@ from sqlalchemy.exc import DatabaseError, DBAPIError
 import surgeline
 from surgeline.context.database import Database, named
 from surgeline.context.draft import Draft
-from surgeline.context.records import AnyFact, Fact, from_stored, kind_called, name_of, subject_asked, subject_of
+from surgeline.context.records import (
+    AnyFact,
+    Fact,
+    from_stored,
+    kind_called,
+    name_of,
+    subject_asked,
+    subject_begins,
+    subject_of,
+)
 from surgeline.context.tables import STILL, commits, contexts, facts, validity, withdrawals
 from surgeline.context.view import matching
 from surgeline.errors import BadInput, ConflictError, ContextError, WorkfolderError
@@ -310,6 +319,9 @@ class Context:
         if known is not None:
             # Older bodies may have other fields.
             older = facts.c.schema_version != known.schema_version
+            if subject is None and (begins := subject_begins(known, texts)):
+                # Found by the index: no body is read of a fact of another namespace.
+                query = query.where(self._begins(validity.c.subject, begins))
             query = query.where(*(or_(older, self._may_be(name, value)) for name, value in texts.items()))
         return self.rows(query)
 
@@ -370,6 +382,13 @@ class Context:
         # PostgreSQL has no texts with NUL.
         field = facts.c.body.cast(JSON)[name].as_string()
         return case((func.strpos(facts.c.body, r"\u0000") > 0, true()), (facts.c.body != "", field == value))
+
+    def _begins(self, column: Any, text: str) -> Any:
+        """Whether a column begins with a text of ASCII that ends with a quotation mark."""
+        if self._database.sqlite:
+            # Its index is in the order of bytes, and "#" comes next.
+            return (column >= text) & (column < text[:-1] + "#")
+        return column.startswith(text, autoescape=True)
 
     def _head(self, connection: Connection) -> int:
         return int(

@@ -18,7 +18,7 @@ from surgeline.report.observations import ObservationView
 from surgeline.report.pictures import LinkedPicture, link, pictures_of
 from surgeline.report.scores import Score, lowest, scores_of
 from surgeline.report.script import commands_script
-from surgeline.report.stageview import JobView, StageView
+from surgeline.report.stageview import JobView, StageView, noteworthy
 from surgeline.report.timeline import RunningTime
 
 _NO_RECORD: Mapping[str, Any] = {
@@ -94,6 +94,11 @@ class Material:
     def jobs(self) -> list[JobView]:
         """All jobs, stage by stage."""
         return [job for stage in self.stages for job in stage.jobs]
+
+    @cached_property
+    def noteworthy(self) -> dict[JobView, None]:
+        """Those of all jobs that a page tells of one by one."""
+        return noteworthy(self.jobs)
 
     @cached_property
     def scores(self) -> dict[str, list[Score]]:

@@ -17,6 +17,8 @@ from surgeline.report.timeline import COLOURS
 # A task that warns at every integration must not make a page that no browser opens.
 _MOST_LOG_LINES = 500
 _MOST_MESSAGES = 100
+# Nor must a stage of many thousands of jobs.
+_MOST_JOBS = 1000
 
 _NO_JOB: Mapping[str, Any] = {
     "name": "", "call": "", "state": "", "submitted": None, "started": None, "ended": None, "host": "",
@@ -45,12 +47,19 @@ class JobView:
 
     def __init__(self, stage: StageView, number: int, record: Mapping[str, Any]) -> None:
         self.stage = stage
-        self.record = {**_NO_JOB, **record}
+        # There may be very many: a record that lacks nothing is not made again.
+        self.record = record if _NO_JOB.keys() <= record.keys() else {**_NO_JOB, **record}
         self.anchor = job_anchor(number)
 
     @property
     def link(self) -> str:
-        return f"{self.stage.file}#{self.anchor}"
+        """Where its stage's page tells of it."""
+        return f"{self.stage.file}#{self.anchor if self.is_shown else 'jobs'}"
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether its stage's page tells of it by itself."""
+        return len(self.stage.jobs) <= _MOST_JOBS or self in self.stage.noteworthy
 
     @property
     def seconds(self) -> float | None:
@@ -71,6 +80,19 @@ class JobView:
     def busy(self) -> float | None:
         """The share of its time in which it used a processor."""
         return (self.record["cpu_seconds"] or 0.0) / self.seconds if self.seconds else None
+
+
+def noteworthy(jobs: Sequence[JobView]) -> dict[JobView, None]:
+    """The jobs that a page tells of one by one, in their order.
+
+    These are all; of very many those that failed or lost a worker, and then the longest.
+    """
+
+    def worth(job: JobView) -> tuple[bool, float]:
+        return job.record["state"] == "failed" or bool(job.losses), job.seconds or 0.0
+
+    chosen = set(sorted(jobs, key=worth, reverse=True)[:_MOST_JOBS])
+    return dict.fromkeys(job for job in jobs if job in chosen)
 
 
 class StageView:
@@ -99,6 +121,11 @@ class StageView:
     def calls(self) -> list[str]:
         """What plain CASA runs for what it did."""
         return stage_calls(self.record, self._view)
+
+    @cached_property
+    def noteworthy(self) -> dict[JobView, None]:
+        """Those that its page tells of one by one."""
+        return noteworthy(self.jobs)
 
     @property
     def colour(self) -> int:

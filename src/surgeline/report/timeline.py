@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from surgeline.report.names import job_anchor, stage_file
+from surgeline.report.names import stage_file
 from surgeline.report.units import clock, duration, gigabytes
 
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 _UNITS = ("d", "h", "min", "s")
 _MOST_TICKS = 8
 _NARROWEST = 0.1
+# Of more bars in a lane, those are left out that nobody sees.
+_MOST_BARS = 1000
 # Finer is not seen.
 _STEPS_OF_LOAD = 500
 # Six colours that colour-blind people can tell apart, each plain, striped and dotted.
@@ -99,13 +101,23 @@ def _last_end(record: Mapping[str, Any], before: float) -> float:
     return max((end for end in ends if end and end <= before), default=0.0)
 
 
-def draw(record: Mapping[str, Any], now: float) -> Timeline | None:
-    """Lay a run out in time, or None where nothing has begun."""
+def draw(record: Mapping[str, Any], now: float, page: Callable[[int, int], str]) -> Timeline | None:
+    """Lay a run out in time, or None where nothing has begun.
+
+    Args:
+        record: what `run.json` says of it.
+        now: until when is counted (Unix time).
+        page: where more is said of a job, given its stage's place in the recipe and its own in the stage.
+    """
     time = RunningTime(record, now)
     if not time.total or not any(stage.get("started") for stage in record.get("stages", [])):
         return None
     return Timeline(
-        _stage_lanes(record, time, now), _worker_lanes(record, time), _load(record, time), _ticks(time), _pauses(time)
+        _stage_lanes(record, time, now),
+        _worker_lanes(record, time, page),
+        _load(record, time),
+        _ticks(time),
+        _pauses(time),
     )
 
 
@@ -135,7 +147,7 @@ def _stage_lanes(record: Mapping[str, Any], time: RunningTime, now: float) -> li
     return [Lane("stages" if index == 0 else "", bars) for index, bars in enumerate(lanes)]
 
 
-def _worker_lanes(record: Mapping[str, Any], time: RunningTime) -> list[Lane]:
+def _worker_lanes(record: Mapping[str, Any], time: RunningTime, page: Callable[[int, int], str]) -> list[Lane]:
     bars: dict[str, list[Bar]] = {}
     losses: dict[str, list[Mark]] = {}
     for stage_number, stage in enumerate(record["stages"]):
@@ -143,10 +155,22 @@ def _worker_lanes(record: Mapping[str, Any], time: RunningTime) -> list[Lane]:
             for loss in job.get("losses") or ():
                 losses.setdefault(loss["worker"], []).append(_loss_mark(loss, job, time))
             if job.get("worker") and job.get("started") and job.get("ended"):
-                bar = _job_bar(job, stage["name"], stage_number, number, time)
+                bar = _job_bar(job, stage["name"], stage_number, page(stage_number, number), time)
                 bars.setdefault(job["worker"], []).append(bar)
     names = _ordered(bars.keys() | losses.keys())
-    return [Lane(name, bars.get(name, ()), losses.get(name, ())) for name in names]
+    return [Lane(name, _in_sight(bars.get(name, ())), losses.get(name, ())) for name in names]
+
+
+def _in_sight(bars: Sequence[Bar]) -> Sequence[Bar]:
+    """The bars; of very many, the widest of those of a stage that lie on each other, narrower than what is seen."""
+    if len(bars) <= _MOST_BARS:
+        return bars
+    widest: dict[tuple[int, int, bool], Bar] = {}
+    for bar in bars:
+        place = (int(bar.left / _NARROWEST), bar.colour, bar.failed)
+        if place not in widest or bar.width > widest[place].width:
+            widest[place] = bar
+    return list(widest.values())
 
 
 def _load(record: Mapping[str, Any], time: RunningTime) -> Load:
@@ -190,7 +214,7 @@ def _loss_mark(loss: Mapping[str, Any], job: Mapping[str, Any], time: RunningTim
     return Mark(time.percent(loss["when"]), title)
 
 
-def _job_bar(job: Mapping[str, Any], stage: str, stage_number: int, number: int, time: RunningTime) -> Bar:
+def _job_bar(job: Mapping[str, Any], stage: str, stage_number: int, target: str, time: RunningTime) -> Bar:
     left = time.percent(job["started"])
     failed = job.get("state") == "failed"
     return Bar(
@@ -201,7 +225,7 @@ def _job_bar(job: Mapping[str, Any], stage: str, stage_number: int, number: int,
             f"{job['name']} (stage {stage}): {duration(job['ended'] - job['started'])}, "
             f"peak memory {gigabytes(job.get('peak_memory'))} GB{', failed' if failed else ''}"
         ),
-        target=f"{stage_file(stage_number, stage)}#{job_anchor(number)}",
+        target=target,
         failed=failed,
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from surgeline.context.store import Context
 from surgeline.paths import SessionPaths
+from surgeline.work.allocator import give_memory_back
 
 # Pages are made again after so many times the processor time that they took: they use 2.5 % of a core at most.
 _REST = 39
@@ -64,6 +65,8 @@ class WeblogWriter:
             self._wanted.clear()
             began = time.thread_time()
             self._write(self._saved_record)
+            # What pages of very many jobs are made from is several times as large as its file.
+            give_memory_back()
             self._ending.wait(_REST * (time.thread_time() - began))
 
     def _saved_record(self) -> Mapping[str, Any]:

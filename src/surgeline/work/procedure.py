@@ -114,6 +114,8 @@ def drive(
             else:
                 values = run_batch(request)
             request = procedure.send(values)
+            # While the next batch runs, nothing here holds what came of this one.
+            del values
     except StopIteration as stop:
         result: Result = stop.value
         return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import re
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,9 @@ def log_lines(paths: SessionPaths, asked: Asked, follow: bool = False) -> Iterat
     stage = _find_stage(paths, asked.stage)
     if not follow or stage["state"] in _OVER:
         jobs = _find_jobs(stage, asked.job)
+        logs = _Logs(paths, jobs)
         for job in jobs:
-            yield from _of_job(paths, job)
+            yield from _of_job(logs, job)
         if not jobs:
             yield _without_jobs(stage)
         return
@@ -93,15 +95,38 @@ def _without_jobs(stage: Mapping[str, Any]) -> str:
     return f"stage {stage['name']!r} ({stage['state']}) has no jobs that have ended{error}"
 
 
-def _of_job(paths: SessionPaths, job: Mapping[str, Any]) -> Iterator[str]:
+class _Logs:
+    """What workers logged while they had some jobs, each log read once."""
+
+    def __init__(self, paths: SessionPaths, jobs: Sequence[Mapping[str, Any]]) -> None:
+        self._paths = paths
+        self._began = min((job["started"] or 0.0 for job in jobs), default=0.0)
+        self._ended = max((job["ended"] or 0.0 for job in jobs), default=0.0)
+        # Of each worker the times of its lines, which rise, and the lines.
+        self._known: dict[str, tuple[list[int], list[str]]] = {}
+
+    def between(self, worker: str, began: float, ended: float) -> list[str]:
+        """The lines of a worker's log of a time; one without a time belongs to the line before it."""
+        if worker not in self._known:
+            log = casa_log(self._paths.logs, worker)
+            there = _between(log, self._began, self._ended) if worker and log.is_file() else ()
+            times: list[int] = []
+            lines: list[str] = []
+            for moment, line in there:
+                times.append(moment)
+                lines.append(line)
+            self._known[worker] = times, lines
+        times, lines = self._known[worker]
+        return lines[bisect_left(times, int(began)) : bisect_right(times, ended)]
+
+
+def _of_job(logs: _Logs, job: Mapping[str, Any]) -> Iterator[str]:
     """A heading, the lines of CASA's log, and why it failed."""
     began, ended = job["started"] or 0.0, job["ended"] or 0.0
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(began))
     where = f"{job['worker']} ({job['host']})"
     yield f"==> {job['name']} ({job['state']}): {moment} UTC, {ended - began:.1f} s on {where}"
-    log = casa_log(paths.logs, job["worker"])
-    lines = list(_between(log, began, ended)) if job["worker"] and log.is_file() else []
-    lines = _without_neighbours(lines, job.get("log") or [])
+    lines = _without_neighbours(logs.between(job["worker"], began, ended), job.get("log") or [])
     # Of a worker that shares no files with the session, what mattered came back with the job.
     yield from lines or job.get("log") or []
     failure = job.get("failure")
@@ -111,18 +136,18 @@ def _of_job(paths: SessionPaths, job: Mapping[str, Any]) -> Iterator[str]:
     yield ""
 
 
-def _between(log: Path, began: float, ended: float) -> Iterator[str]:
-    """The lines of a CASA log of a time; one without a time belongs to the line before it."""
-    inside = False
+def _between(log: Path, began: float, ended: float) -> Iterator[tuple[int, str]]:
+    """The lines of a CASA log of a time, each with its own; one without has that of the line before it."""
+    moment = 0
     with log.open(encoding="utf-8", errors="replace") as handle:
         for line in handle:
             if match := _TIME.match(line):
-                moment = calendar.timegm(tuple(int(part) for part in match.groups()))
+                # Clocks may be put back.
+                moment = max(calendar.timegm(tuple(int(part) for part in match.groups())), moment)
                 if moment > ended:
                     return
-                inside = moment >= int(began)
-            if inside:
-                yield line.rstrip("\n")
+            if moment >= int(began):
+                yield moment, line.rstrip("\n")
 
 
 def _without_neighbours(lines: list[str], kept: Sequence[str]) -> list[str]:
@@ -166,8 +191,10 @@ def _following(paths: SessionPaths, asked: Asked, stage: Mapping[str, Any]) -> I
         state = "interrupted" if current["state"] == "running" else current["state"]
         yield f"==> stage {asked.stage!r} {state}{error}"
         return
-    for job in _find_jobs(current, asked.job):
-        yield from _of_job(paths, job)
+    jobs = _find_jobs(current, asked.job)
+    logs = _Logs(paths, jobs)
+    for job in jobs:
+        yield from _of_job(logs, job)
 
 
 def _new_lines(log: Path, read: dict[Path, int], began: float) -> Iterator[str]:

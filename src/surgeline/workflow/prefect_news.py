@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -22,6 +22,7 @@ from surgeline.workflow import prefect_artifacts as artifacts
 from surgeline.workflow.observer import Observer
 from surgeline.workflow.prefect_jobs import JobRun
 from surgeline.workflow.queuewatch import Arrival, Wait
+from surgeline.workflow.record import RunRecord
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -63,7 +64,7 @@ class PrefectNews(Observer):
         self,
         recipe: str,
         paths: SessionPaths,
-        record: Mapping[str, Any],
+        record: RunRecord,
         context: Context,
         jobs_as_tasks: int,
         trouble: Callable[[str], None],
@@ -102,7 +103,7 @@ class PrefectNews(Observer):
     def close(self) -> None:
         """Tell the rest, and what the session came to."""
         assert self._thread is not None
-        for shown in artifacts.of_session(self._record, self._paths):
+        for shown in artifacts.of_session(self._record.content, self._paths):
             self._show(shown)
         for stage, shown in artifacts.pictures(self._context, self._paths, self._recipe):
             self._show(shown, stage)
@@ -116,7 +117,7 @@ class PrefectNews(Observer):
 
     def stage_is_over(self, stage: str) -> None:
         """A stage has ended, and all is on record."""
-        said = next(entry for entry in self._record["stages"] if entry["name"] == stage)
+        said = self._record.of_stage(stage)
         facts = artifacts.facts_of(stage, self._context) if said["state"] == "finished" else []
         for shown in artifacts.of_stage(said, facts, self._recipe):
             self._show(shown, stage)

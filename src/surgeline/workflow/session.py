@@ -38,6 +38,7 @@ from surgeline.paths import SessionPaths, remove_unfinished, write_text
 from surgeline.report.writer import WeblogWriter
 from surgeline.stages.inputs import check_unlocked, find_input
 from surgeline.stages.stage import Stage
+from surgeline.work.allocator import give_memory_back
 from surgeline.work.estimates import Estimates, default_file
 from surgeline.work.jobs import Job
 from surgeline.work.outcome import Loss, Outcome
@@ -240,7 +241,7 @@ class Session:
 
         tell = partial(self._tell, "notice")
         news = PrefectNews(
-            self.recipe.name, self.paths, self._record.content, self.context, settings.prefect.jobs_as_tasks, tell
+            self.recipe.name, self.paths, self._record, self.context, settings.prefect.jobs_as_tasks, tell
         )
         self._observers.append(news)
         return PrefectDriver(self.recipe, self._needs, self.paths, settings.prefect, news, self.stop, tell)
@@ -399,7 +400,7 @@ class Session:
     def _run_stage(self, request: StageRequest) -> None:
         self._tell("stage_began", request.name)
         key = uuid.uuid4().hex
-        self._record.stage(request.name, state="running", started=time.time(), ended=None, error=None, jobs=[])
+        self._record.stage_begins(request.name)
         self._renew_weblog()
         try:
             backend = self._backend(request)
@@ -421,6 +422,8 @@ class Session:
             parameters = definition.parameters.model_validate(request.arguments)
             files = FilesUsed()
             facts = self._drive(request, definition.run(stage, parameters), backend, files)
+            # What its jobs have told, which may be gigabytes, is let go by now.
+            give_memory_back()
             if self._stopping:
                 raise JobFailed(f"stage {request.name!r} was stopped", "go on with it: surgeline resume")
             self._attempts.flush()
@@ -478,13 +481,14 @@ class Session:
             self._tell("job_added", request.name, ticket, job, on)
 
         def ended(ticket: str, job: Job, outcome: Outcome) -> None:
+            put = submitted.pop(ticket)
             self._watch.job_ended(request.name, ticket)
-            self._ran += _times(request.name, outcome, submitted[ticket])
-            self._record.job(request.name, job, outcome, submitted[ticket])
+            self._ran += _times(request.name, outcome, put)
+            self._record.job(request.name, job, outcome, put)
             self._renew_weblog()
             files.add(job, outcome)
             environment = backend.environments.get(outcome.environment, {})
-            for attempt in attempts_of(self._run, request.name, job, outcome, submitted[ticket]):
+            for attempt in attempts_of(self._run, request.name, job, outcome, put):
                 self._attempts.add(attempt, environment)
             self._estimates.learn(request.name, job, outcome)
             self._tell("job_ended", request.name, ticket, outcome)

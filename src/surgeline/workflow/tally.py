@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -81,7 +81,7 @@ class Now(BaseModel):
     left: str = ""
 
 
-@dataclass
+@dataclass(slots=True)
 class _Pending:
     """A job that has not ended: what it is called, how long it may take, and since when it runs."""
 
@@ -101,7 +101,11 @@ class Tally(Observer):
         self._lock = threading.Lock()
         self._began = time.time()
         self._stages: dict[str, StageNow] = {}
+        # Jobs that have not ended: all, and those that run. There may be many thousands that wait: of these it is
+        # counted how many may take how long, so that nobody who looks goes through them.
         self._pending: dict[str, _Pending] = {}
+        self._running: dict[str, _Pending] = {}
+        self._waiting: Counter[float | None] = Counter()
         self._waits: Sequence[Wait] = ()
         self._workers: Sequence[Workforce] = ()
         self._most_at_once = 0
@@ -144,6 +148,7 @@ class Tally(Observer):
         with self._lock:
             self._stages[stage].jobs += 1
             self._pending[ticket] = _Pending(stage, declared.name, seconds, backend)
+            self._waiting[seconds] += 1
             self._most_at_once = max(self._most_at_once, backend.workers)
 
     def job_ended(self, stage: str, ticket: str, outcome: Outcome) -> None:
@@ -154,7 +159,7 @@ class Tally(Observer):
             cancelled = outcome.failure is not None and outcome.failure.kind == "cancelled"
             line.failed += not outcome.ok and not cancelled
             line.stopped += cancelled
-            self._pending.pop(ticket, None)
+            self._drop(ticket)
 
     def workers_wait(self, waits: Sequence[Wait]) -> None:
         """Stages wait for workers that wait in a queue."""
@@ -170,10 +175,12 @@ class Tally(Observer):
         """A worker died running a job."""
         with self._lock:
             self._lost += 1
-            for pending in self._pending.values():
-                if pending.name == job and pending.running is not None:
+            for ticket, pending in self._running.items():
+                if pending.name == job:
                     # It waits again.
                     pending.running = None
+                    del self._running[ticket]
+                    self._waiting[pending.seconds] += 1
                     self._stages[pending.stage].lost += 1
                     break
 
@@ -196,8 +203,26 @@ class Tally(Observer):
         for ticket, job in waiting:
             # Backends may be slow to answer, and must not be asked with the lock held.
             if job.backend.running(ticket):
-                job.running = time.time()
+                with self._lock:
+                    # It may have ended meanwhile.
+                    if ticket not in self._pending:
+                        continue
+                    job.running = time.time()
+                    self._running[ticket] = job
+                    self._discount(job.seconds)
                 self._job_runs(ticket)
+
+    def _drop(self, ticket: str) -> None:
+        """A job has ended; called with the lock held."""
+        job = self._pending.pop(ticket, None)
+        if self._running.pop(ticket, None) is None and job is not None:
+            self._discount(job.seconds)
+
+    def _discount(self, seconds: float | None) -> None:
+        """A job that may take so long waits no more; called with the lock held."""
+        self._waiting[seconds] -= 1
+        if not self._waiting[seconds]:
+            del self._waiting[seconds]
 
     def _job_runs(self, ticket: str) -> None:
         """A job was seen to run that had not been before."""
@@ -209,17 +234,16 @@ class Tally(Observer):
             self._looked = moment
             self.look()
         with self._lock:
-            pending = list(self._pending.values())
+            jobs = [Expectation(seconds, number=number) for seconds, number in self._waiting.items()]
             running: dict[str, list[str]] = defaultdict(list)
-            for job in pending:
-                if job.running is not None:
-                    running[job.stage].append(job.name)
+            for job in self._running.values():
+                running[job.stage].append(job.name)
+                jobs.append(Expectation(job.seconds, moment - (job.running or moment)))
             stages = tuple(self._with_jobs(stage, running[stage.name]) for stage in self._stages.values())
             workers = tuple(self._workers)
         at_once = sum(cluster.there for cluster in workers) or self._most_at_once
         ahead = [stage.name for stage in stages if stage.state == "waiting"]
         known = of_stages(self._estimates, self._recipe, ahead) if self._estimates else [(None, None)] * len(ahead)
-        jobs = [Expectation(job.seconds, moment - job.running if job.running else 0.0) for job in pending]
         runs = any(stage.state == "running" for stage in stages)
         left = str(time_left(jobs, known, at_once)) if runs else ""
         return Now(time=moment, began=self._began, stages=stages, workers=workers, lost=self._lost, left=left)

@@ -34,10 +34,14 @@ class Left:
 
 @dataclass(frozen=True)
 class Expectation:
-    """How long a job is expected to run, in seconds, and how long it has run by now; None: not known."""
+    """How long a job is expected to run, in seconds, how long it has run by now, and how many are like it.
+
+    None: not known.
+    """
 
     seconds: float | None
     since: float = 0.0
+    number: int = 1
 
 
 def time_left(jobs: Iterable[Expectation], ahead: Sequence[tuple[float | None, int | None]], workers: int) -> Left:
@@ -52,18 +56,20 @@ def time_left(jobs: Iterable[Expectation], ahead: Sequence[tuple[float | None, i
         workers: how many jobs run at once.
     """
     workers = max(workers, 1)
-    remaining, unknown_jobs = [], 0
+    total, longest, unknown_jobs, known_jobs = 0.0, 0.0, 0, 0
     for job in jobs:
         # One that takes longer than it was to take may take any time.
         if job.seconds is None or job.since > job.seconds:
-            unknown_jobs += 1
+            unknown_jobs += job.number
         else:
-            remaining.append(job.seconds - job.since)
+            known_jobs += job.number
+            total += job.number * (job.seconds - job.since)
+            longest = max(longest, job.seconds - job.since)
     known = [(seconds, width) for seconds, width in ahead if seconds is not None and width is not None]
     unknown_stages = len(ahead) - len(known)
-    if not remaining and not known:
+    if not known_jobs and not known:
         return Left(None, unknown_jobs, unknown_stages)
-    now = max(sum(remaining) / workers, max(remaining, default=0.0))
+    now = max(total / workers, longest)
     later = sum(seconds * math.ceil(width / workers) for seconds, width in known)
     return Left(now + later, unknown_jobs, unknown_stages)
 

@@ -21,7 +21,7 @@ def pages(material: Material) -> Iterator[Page]:
         "timeline.html",
         "Timeline",
         "timeline.html",
-        {"timeline": draw(material.run, material.end)},
+        {"timeline": draw(material.run, material.end, lambda stage, job: material.stages[stage].jobs[job].link)},
         group="The run",
     )
     yield Page(
