@@ -96,6 +96,7 @@ class WorkerSettings(_Section):
 
     threads: PositiveInt = 1
     memory: PositiveInt | str | None = "auto"
+    standstill_limit: PositiveFloat = 300
 
 
 class SessionSettings(_Section):

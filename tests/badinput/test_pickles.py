@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -127,6 +128,20 @@ def _large(kind: str) -> Any:
         "uid___A002.ms": tree(interval(0, spans["antennas"], calibrated))
     }
     return said
+
+
+def _numbered() -> bytes:
+    """A context of which one object has, by some wrong bytes, a number that room cannot be made for."""
+    whole = pickle.dumps(pickled_context(), protocol=2)
+    put = next(place for opcode, _, place in pickletools.genops(whole) if opcode.name == "BINPUT")
+    return whole[:put] + b"r" + (2**32 - 1).to_bytes(4, "little") + whole[put + 2 :]
+
+
+def test_a_number_that_is_too_large_is_refused_before_there_is_room_for_so_many(tmp_path: Path) -> None:
+    path = tmp_path / "large.context"
+    path.write_bytes(_numbered())
+    with pytest.raises(ContextError, match="with the number 4294967295"):
+        read_pickled_context(path, trusted=True)
 
 
 @pytest.mark.parametrize("kind", ["channels", "antennas", "windows", "fields", "intents"])

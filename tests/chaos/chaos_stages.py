@@ -30,6 +30,8 @@ from surgeline.work.procedure import Aside, Everywhere, Procedure, together
 # Beside the working folder, in which jobs run.
 BEGUN, WISHES = Path("..", "begun"), Path("..", "wishes")
 ATTEMPT = "SURGELINE_CHAOS_ATTEMPT"
+# The same as a file, for workers that have nothing of the session's environment.
+ATTEMPT_FILE = Path("..", "attempt")
 TABLE = "data/table"
 
 
@@ -210,7 +212,8 @@ def gather(stage: Stage, parameters: GatherParameters) -> Procedure[list[Fact]]:
 
 def begin(what: str) -> None:
     """Note that a job begins, and do what is wished of one."""
-    name = f"{os.environ.get(ATTEMPT, '1')} {what}".replace("/", "|")
+    attempt = os.environ.get(ATTEMPT) or ATTEMPT_FILE.read_text()
+    name = f"{attempt} {what}".replace("/", "|")
     with (BEGUN / name).open("a") as file:
         file.write(f"{os.getpid()}\n")
     for wish in WISHES.iterdir():

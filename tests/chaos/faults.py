@@ -19,11 +19,12 @@ from chaos import chaos_stages
 from chaos.runs import Run, Work
 
 QUEUES = ("slurm", "htcondor")
+BATCH = (*QUEUES, "kubernetes")
 # Sites whose workers are Dask's, on this machine.
 DASK = ("dask", "postgresql", "prefect")
-WITH_WORKERS = (*DASK, "mpi", *QUEUES)
+WITH_WORKERS = (*DASK, "mpi", *BATCH)
 LOCAL = ("serial", "mpi", *DASK)
-ANYWHERE = (*LOCAL, *QUEUES)
+ANYWHERE = (*LOCAL, *QUEUES, "kubernetes")
 
 
 class NothingThere(Exception):
@@ -67,7 +68,7 @@ def _signal(number: signal.Signals, whom: Whom, many: bool = False) -> Happening
     return do
 
 
-def _stop(whom: Whom) -> Happening:
+def _stop(whom: Whom, for_ever: bool = False) -> Happening:
     def do(run: Run, numbers: Random) -> Undo:
         found = whom(run)
         if not found:
@@ -81,7 +82,7 @@ def _stop(whom: Whom) -> Happening:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
 
-        return undo
+        return None if for_ever else undo
 
     return do
 
@@ -94,6 +95,18 @@ def _nannies(run: Run) -> list[psutil.Process]:
     """The processes that watch workers, where these are no threads of the session."""
     session = run.session()
     return [parent for worker in run.workers() if (parent := worker.parent()) is not None and parent != session]
+
+
+def stop_with_nanny(run: Run, numbers: Random) -> Undo:
+    """A worker and what watches it stand still, as on a machine that is suspended."""
+    nannies = _nannies(run)
+    if not nannies:
+        raise NothingThere
+    for process in (nanny := numbers.choice(nannies), *nanny.children()):
+        with suppress(psutil.NoSuchProcess):
+            run.tell(f"{process.pid} is stopped for ever, {' '.join(process.cmdline())[-60:]}")
+            process.suspend()
+    return None
 
 
 def _session(run: Run) -> list[psutil.Process]:
@@ -202,16 +215,51 @@ def _outage(name: str, what: str, stop: Callable[[Any], Any], start: Callable[[A
 
     def do(run: Run, numbers: Random) -> Undo:
         service = run.site.services[name]
+        if what in run.away:
+            raise NothingThere
+        run.away.add(what)
         stop(service)
         run.tell(f"{what} is gone")
 
         def undo() -> None:
             start(service)
+            run.away.discard(what)
             run.tell(f"{what} is back")
 
         return undo
 
     return do
+
+
+def _deleted(kind: str, component: str) -> Happening:
+    """An object of Kubernetes is deleted by somebody, one of those that a session has at that moment."""
+
+    def do(run: Run, numbers: Random) -> Undo:
+        kubernetes = run.site.services["kubernetes"]
+        labels = "app.kubernetes.io/managed-by=surgeline"
+        labels += f",dask.org/component={component}" if component else ""
+        found = kubernetes.try_to_run("kubectl", "get", kind, "--output=name", f"--selector={labels}").stdout.split()
+        if not found:
+            raise NothingThere
+        victim = numbers.choice(found)
+        run.tell(f"{victim} is deleted")
+        kubernetes.try_to_run("kubectl", "delete", victim, "--wait=false")
+        return None
+
+    return do
+
+
+def drain(run: Run, numbers: Random) -> Undo:
+    """Every pod has to leave, and none may come."""
+    kubernetes = run.site.services["kubernetes"]
+    kubernetes.drain()
+    run.tell("the node is drained")
+
+    def undo() -> None:
+        kubernetes.uncordon()
+        run.tell("the node takes pods again")
+
+    return undo
 
 
 def skew_clocks(run: Run, numbers: Random) -> Undo:
@@ -233,7 +281,9 @@ FAULTS = [
     Fault("a worker crashes", WITH_WORKERS, _signal(signal.SIGSEGV, _workers)),
     Fault("several workers are killed", WITH_WORKERS, _signal(signal.SIGKILL, _workers, many=True)),
     Fault("a worker stands still", WITH_WORKERS, _stop(_workers), 8.0),
-    Fault("a nanny is killed", QUEUES, _signal(signal.SIGKILL, _nannies)),
+    Fault("a worker is stopped for ever", WITH_WORKERS, _stop(_workers, for_ever=True)),
+    Fault("a worker and its nanny are stopped for ever", BATCH, stop_with_nanny),
+    Fault("a nanny is killed", BATCH, _signal(signal.SIGKILL, _nannies)),
     Fault("the session is killed", ANYWHERE, _signal(signal.SIGKILL, _session)),
     Fault("SIGTERM to the session", ANYWHERE, _signal(signal.SIGTERM, _session)),
     Fault("SIGINT to the session", ANYWHERE, _signal(signal.SIGINT, _session)),
@@ -254,7 +304,8 @@ FAULTS = [
     # In the session's own process nobody would be left who could tell of these.
     Fault("a job: close descriptors", WITH_WORKERS, _job_that(chaos_stages.close_descriptors)),
     Fault("a job: leave", WITH_WORKERS, _job_that(chaos_stages.leave)),
-    Fault("the disk is full", ANYWHERE, fill_the_disk),
+    # What is mounted later, pods do not see.
+    Fault("the disk is full", (*LOCAL, *QUEUES), fill_the_disk),
     Fault("the working folder is read-only", LOCAL, make_read_only),
     Fault("the network is cut", DASK, _network("iptables -A INPUT -p tcp -j DROP")),
     Fault("connections are refused", DASK, _network("iptables -A INPUT -p tcp -j REJECT --reject-with tcp-reset")),
@@ -316,6 +367,39 @@ FAULTS = [
         _outage("postgresql", "PostgreSQL", lambda server: server.stop("immediate"), lambda server: server.start()),
         10.0,
     ),
+    Fault("a pod is deleted", ["kubernetes"], _deleted("pods", "worker")),
+    Fault("a worker group is deleted", ["kubernetes"], _deleted("daskworkergroups", "")),
+    Fault("the scheduler's pod is deleted", ["kubernetes"], _deleted("pods", "scheduler")),
+    Fault(
+        "the operator is stopped",
+        ["kubernetes"],
+        _outage("kubernetes", "the operator", lambda pods: pods.stop_operator(), lambda pods: pods.start_operator()),
+        20.0,
+    ),
+    Fault(
+        "the operator is killed",
+        ["kubernetes"],
+        _outage(
+            "kubernetes",
+            "the operator",
+            lambda pods: pods.stop_operator(crash=True),
+            lambda pods: pods.start_operator(),
+        ),
+        20.0,
+    ),
+    Fault(
+        "the API server is killed",
+        ["kubernetes"],
+        _outage("kubernetes", "the API server", lambda pods: pods.stop_api_server(), lambda pods: pods.start()),
+        20.0,
+    ),
+    Fault(
+        "the kubelet is killed",
+        ["kubernetes"],
+        _outage("kubernetes", "the kubelet", lambda pods: pods.stop_kubelet(), lambda pods: pods.start_kubelet()),
+        20.0,
+    ),
+    Fault("the node is drained", ["kubernetes"], drain, 5.0),
     Fault("Prefect's server is killed", ["prefect"], _signal(signal.SIGKILL, _prefect_server)),
     Fault("Prefect's server stands still", ["prefect"], _stop(_prefect_server), 10.0),
 ]

@@ -49,6 +49,7 @@ class Site:
         services: daemons that faults may stop, by name.
         database: the context's database, where it is not a file.
         apart: whether a session has a network and rights of its own, of which faults take some away.
+        pods: where workers are pods, which do not carry the mark of a session, a folder that they share with it.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Site:
     services: dict[str, Any] = field(default_factory=dict)
     database: str = ""
     apart: bool = os.geteuid() == 0
+    pods: Path | None = None
 
 
 # What Dask has on each machine: two empty files by which its processes agree, and what is left of workers that were
@@ -162,6 +164,8 @@ class Run:
         self.attempt = 0
         self.story: list[str] = []
         self.codes: list[int] = []
+        # The services that are stopped at this moment.
+        self.away: set[str] = set()
         self._began = time.monotonic()
         self.process: psutil.Popen = None
 
@@ -200,6 +204,7 @@ class Run:
             CLOCK: str(self.folder / "clock"),
         }
         self.tell(f"attempt {self.attempt}: {'resume' if resume else 'run'}")
+        (self.folder / "attempt").write_text(str(self.attempt))
         with self.output.open("ab") as output:
             self.process = psutil.Popen(command, stdout=output, stderr=output, env=environment, cwd=self.folder)
 
@@ -272,7 +277,7 @@ class Run:
         """The processes that jobs run in."""
         session = self.session()
         found = []
-        for process in self.processes():
+        for process in psutil.process_iter() if self.site.pods else self.processes():
             with suppress(psutil.Error, OSError):
                 here = self.workdir in (Path(process.cwd()), Path(process.cwd()).parent)
                 if here and process != session and "python" in process.name():

@@ -1,16 +1,18 @@
 """Sessions in which things go wrong at random moments: nothing is lost, nothing is left, and it is told.
 
 SURGELINE_CHAOS_SEED sets the seed, which is shown; SURGELINE_CHAOS_ROUNDS how many rounds there are at each site;
-SURGELINE_CHAOS_ONLY a word that the faults' names have to contain.
+SURGELINE_CHAOS_ONLY a regular expression for the names of faults.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -18,9 +20,11 @@ from typing import Any
 
 import pytest
 
+from chaos import chaos_stages
 from chaos.faults import Fault, NothingThere, Undo, faults_for, on_small_disk
 from chaos.runs import CLOCK, Galaxy, Run, Site, Work
 from parallel.mpiruns import MPIRUNS, mpi_of
+from services.kubernetes import WORKER_IMAGE, Kubernetes
 
 ROUNDS = int(os.environ.get("SURGELINE_CHAOS_ROUNDS") or 0)
 # The short form does the same each time: at each site workers are lost, and the session.
@@ -28,7 +32,9 @@ SEED = int(os.environ.get("SURGELINE_CHAOS_SEED") or (time.time() if ROUNDS else
 ONLY = os.environ.get("SURGELINE_CHAOS_ONLY", "")
 MEMORY = "worker.memory=800MB"
 
-LOCAL_WORKERS = ("backend=dask", "dask.n_workers=2", MEMORY)
+# Shorter than some of the times for which a worker is made to stand still.
+WORKERS = ("backend=dask", "worker.standstill_limit=6")
+LOCAL_WORKERS = (*WORKERS, "dask.n_workers=2", MEMORY)
 
 
 def site_of(name: str, request: pytest.FixtureRequest) -> Site:
@@ -46,15 +52,66 @@ def site_of(name: str, request: pytest.FixtureRequest) -> Site:
         # Its network is that of the server.
         settings = (*LOCAL_WORKERS, f"context.url={url}")
         return Site(name, settings, services={name: server}, database=url, apart=False)
+    if name == "kubernetes":
+        return on_pods(request.getfixturevalue("kubernetes"))
     manager = request.getfixturevalue(name)
     cluster = (f"type={name}", "memory=800MB", "maximum=2", "poll=0.5", "idle_seconds=2")
-    settings = ("backend=dask", f"dask.cluster={name}", *(f"clusters.{name}.{text}" for text in cluster))
+    settings = (*WORKERS, f"dask.cluster={name}", *(f"clusters.{name}.{text}" for text in cluster))
     if name == "slurm":
         settings += (f"clusters.slurm.job_script_prologue={clocks()}",)
         queue = partial(queued, manager.try_to_run, "squeue", "--noheader", "--format=%i %T")
     else:
         queue = partial(queued, manager.try_to_run, "condor_q", "-af", "ClusterId", "JobStatus")
     return Site(name, settings, queue=queue, services={name: manager}, apart=False)
+
+
+def on_pods(kubernetes: Kubernetes) -> Site:
+    """Where workers are pods, which see of this machine what is in the folder of their Kubernetes."""
+    kubernetes.start_operator()
+    plugins = kubernetes.folder / "plugins"
+    if not plugins.exists():
+        chaos_stages.install(plugins)
+    # The machine has few cores; and what is installed beside the session is not in the image.
+    variables = [{"name": "PYTHONPATH", "value": str(plugins)}]
+    container = {"name": "worker", "resources": {"requests": {"cpu": "100m"}}, "env": variables}
+    cluster = {
+        "type": "kubernetes",
+        "image": WORKER_IMAGE,
+        "memory": "800MB",
+        "maximum": 2,
+        "poll": 0.5,
+        "idle_seconds": 2,
+        "volumes": [{"path": str(kubernetes.folder), "host_path": str(kubernetes.folder)}],
+        "pod_template": {"spec": {"containers": [container]}},
+    }
+    return Site(
+        "kubernetes",
+        (
+            *WORKERS,
+            "dask.cluster=kubernetes",
+            "session.private=false",
+            f"clusters.kubernetes={json.dumps(cluster)}",
+        ),
+        environment=kubernetes.environment(),
+        queue=partial(
+            queued,
+            kubernetes.try_to_run,
+            *("kubectl", "get", "--output=name", "daskclusters,daskworkergroups"),
+        ),
+        services={"kubernetes": kubernetes},
+        apart=False,
+        pods=kubernetes.folder,
+    )
+
+
+@contextmanager
+def everybody_may_write() -> Iterator[None]:
+    """What is made in this block may be written by pods, which run as another user."""
+    before = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def queued(run: Callable[..., subprocess.CompletedProcess[str]], *command: str) -> list[str]:
@@ -107,7 +164,7 @@ def disk_for(run: Run, faults: list[Fault]) -> Iterator[None]:
 def one_round(folder: Path, site: Site, work: Work, expected: dict[str, Any], seed: str, most: int = 3) -> list[str]:
     """One session with one to `most` faults, and what became of it; the names of the faults that happened."""
     numbers = Random(seed)
-    possible = [fault for fault in faults_for(site.name, work) if ONLY in fault.name]
+    possible = [fault for fault in faults_for(site.name, work) if re.search(ONLY, fault.name)]
     faults = numbers.sample(possible, min(len(possible), numbers.randint(1, most)))
     moments = sorted(numbers.uniform(0, 0.95) for _ in faults)
     run = Run(folder, site, work)
@@ -171,12 +228,13 @@ class Undone(list[tuple[float, Callable[[], None]]]):
 # Where sessions run, and for how many rounds where nobody says it. The others are for long nights.
 SHORT = {"serial": 2, "dask": 2, "slurm": 1}
 # What Open MPI leaves when its mpirun is killed depends on the moment, to the hundredth of a second.
-LONG = ("mpi", "htcondor", "postgresql", "prefect")
+LONG = ("mpi", "htcondor", "postgresql", "prefect", "kubernetes")
 MARKS = {
     "mpi": pytest.mark.mpi,
     "slurm": pytest.mark.cluster,
     "htcondor": pytest.mark.cluster,
     "prefect": pytest.mark.prefect,
+    "kubernetes": pytest.mark.kubernetes,
 }
 # A round of NGC 5921 takes as long as so many of the others.
 SLOWER = 5
@@ -213,10 +271,12 @@ if ROUNDS:
 def rounds(folder: Path, site: Site, work: Work, expected: dict[str, Any], number: int) -> None:
     """So many sessions, each with faults of its own; what went wrong in any of them is told at the end."""
     problems = []
+    folder = site.pods / folder.name if site.pods else folder
     for turn in range(number):
         seed = f"{SEED}-{site.name}-{turn}"
         try:
-            happened = one_round(folder / str(turn), site, work, expected, seed)
+            with everybody_may_write() if site.pods else nullcontext():
+                happened = one_round(folder / str(turn), site, work, expected, seed)
             print(f"{seed}: {', '.join(happened) or 'nothing'}", flush=True)
         except Exception as problem:  # noqa: BLE001 - the other rounds are run, too
             print(f"{seed}: FAILED {problem}", flush=True)

@@ -63,6 +63,7 @@ def opened(
     start_timeout: float = 120,
     ask: Ask | None = None,
     casaconfig: str = "{}",
+    standstill: float = 300,
 ) -> Iterator[Opened]:
     """A cluster named by its type, small and quick to look at its queue."""
     found = Opened.__new__(Opened)
@@ -73,6 +74,7 @@ def opened(
         load(
             overrides=[
                 *(f"dask.retries={retries}", f"dask.start_timeout={start_timeout}", f"casaconfig={casaconfig}"),
+                f"worker.standstill_limit={standstill}",
                 *of_cluster,
             ],
             environment={},
@@ -159,10 +161,10 @@ class LongOne:
 
 
 @contextmanager
-def a_long_job(kind: str, folder: Path, *overrides: str) -> Iterator[LongOne]:
+def a_long_job(kind: str, folder: Path, *overrides: str, **options: Any) -> Iterator[LongOne]:
     runs = folder / "runs"
     runs.mkdir()
-    with opened(kind, folder, "maximum=2", *overrides) as cluster, cluster.queue() as queue:
+    with opened(kind, folder, "maximum=2", *overrides, **options) as cluster, cluster.queue() as queue:
         found = LongOne(cluster, queue, folder / "started", folder / "go", runs)
         queue.add(call(wait_for, found.go, found.started, name="the long one"))
         for number in range(6):

@@ -20,6 +20,8 @@ import pytest
 from surgeline import FunctionCall, JobRequest, Outcome, TaskQueue, open_backend
 from surgeline.config import load
 from surgeline.errors import ClusterError
+from surgeline.parallel.daskhelpers import DaskBackend
+from surgeline.parallel.dispatch import Bundle
 from surgeline.work.outcome import Loss
 from surgeline.work.taskqueue import Backend
 
@@ -120,6 +122,11 @@ def die_once(marker: Path) -> str:
         marker.touch()
         die()
     return "survived"
+
+
+def note_process(marker: Path) -> str:
+    marker.write_text(str(os.getpid()))
+    return "noted"
 
 
 def announce_and_hang(marker: Path) -> None:
@@ -676,3 +683,23 @@ def test_a_cluster_that_is_not_in_reach_is_told_as_such(tmp_path: Path, monkeypa
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
     with pytest.raises(ClusterError, match=r"(?s)Kubernetes does not answer.*KUBECONFIG"):
         opened(tmp_path, "clusters.pods={type: kubernetes, image: casa}", "dask.cluster=pods")
+
+
+def test_a_result_that_is_lost_with_its_worker_before_it_is_fetched_is_computed_again(
+    dask: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(dask.backend, DaskBackend)
+    gather, marker, killed = dask.backend._gather, tmp_path / "process", []
+
+    def too_late(bundle: Bundle) -> Any:
+        if not killed:
+            killed.append(int(marker.read_text()))
+            os.kill(killed[0], signal.SIGKILL)
+            wait_until(lambda: bool(dask.backend._departed.intersection(bundle.place)), 30, "the worker is gone")
+        return gather(bundle)
+
+    monkeypatch.setattr(dask.backend, "_gather", too_late)
+    outcome = dask.run(note_process, marker)
+    assert outcome.result() == "noted" and int(marker.read_text()) != killed[0]
+    (loss,) = outcome.losses
+    assert "SIGKILL" in loss.how

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import cloudpickle
+import psutil
 import pytest
 
 from queue_clusters import a_long_job, call, lines_of, opened, take_memory, variable, worked
@@ -75,6 +77,28 @@ def test_a_requeued_worker_comes_back_and_its_job_runs_again(slurm: Slurm, tmp_p
         job.wait_until_it_runs_again()
         (loss,) = job.end().losses
     assert "queue" in loss.how
+
+
+def test_a_worker_that_is_stopped_is_ended_and_its_job_runs_again_in_the_same_place(
+    slurm: Slurm, tmp_path: Path
+) -> None:
+    with a_long_job("slurm", tmp_path, standstill=3) as job:
+        (worker,) = [process for process in psutil.process_iter() if at_work(process, tmp_path, job.identifier())]
+        worker.suspend()
+        job.wait_until_it_runs_again()
+        (loss,) = job.end().losses
+        assert [text for text in job.cluster.told if "which has the long one: stopped by a signal" in text]
+    assert "stopped by a signal" in loss.how and "and ended" in loss.how
+
+
+def at_work(process: psutil.Process, folder: Path, identifier: str) -> bool:
+    """Whether a process is that of the worker of a queue job."""
+    with suppress(psutil.Error, OSError):
+        variables = process.environ()
+        number = variables.get("SLURM_ARRAY_JOB_ID"), variables.get("SLURM_ARRAY_TASK_ID")
+        named = f"{number[0]}_{number[1]}" if all(number) else variables.get("SLURM_JOB_ID")
+        return Path(process.cwd()) == folder and named == identifier
+    return False
 
 
 def test_a_preempted_worker_is_told_and_its_job_runs_again(slurm: Slurm, tmp_path: Path) -> None:

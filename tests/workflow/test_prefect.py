@@ -285,6 +285,28 @@ def test_a_server_of_the_sessions_own_ends_with_it_and_knows_it_when_it_goes_on(
     assert list((user.folder / "home" / ".prefect").glob("*")) == []
 
 
+def test_a_server_of_the_sessions_own_that_is_killed_costs_nothing_but_what_prefect_knows(
+    user_without_server: User,
+) -> None:
+    user = user_without_server
+    temporary = user.folder / "temporary"
+    temporary.mkdir()
+    process = user.starts(
+        [STAGES[0], {"task": "change", "arguments": {"pause": 2.0}}], "orchestrator=prefect", TMPDIR=str(temporary)
+    )
+    wait_until(said(process, "change: began"), START_SECONDS, "the second stage begins")
+    (server,) = [
+        child for child in psutil.Process(process.pid).children() if "prefect_server" in str(child.cmdline())
+    ]
+    server.kill()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "Prefect was not told that the session has finished" in output
+    # What Prefect could not send.
+    assert "EventsWorker" not in output and "Unable to connect" not in output and "Error logging" not in output
+    assert [path.name for path in temporary.iterdir() if path.name.startswith("surgeline-")] == []
+
+
 def test_a_server_that_keeps_what_it_knows_in_postgresql(
     tmp_path: Path, plugins: str, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

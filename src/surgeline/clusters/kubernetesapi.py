@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import warnings
 from collections.abc import Coroutine, Mapping
@@ -153,6 +154,7 @@ class KubernetesApi:
         with self._starting:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
+                self._loop.set_exception_handler(_log_for_kr8s)
                 threading.Thread(target=self._loop.run_forever, name="kubernetes-api", daemon=True).start()
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
@@ -210,6 +212,11 @@ class KubernetesApi:
         self._forwards.append(forward)
         await forward.start()
         return int(forward.local_port)
+
+
+def _log_for_kr8s(_: Any, context: Mapping[str, Any]) -> None:
+    """What goes wrong in what is forwarded, as while a pod is replaced; who is at the other end sees it break."""
+    logging.getLogger("kr8s").debug(context["message"], exc_info=context.get("exception"))
 
 
 def _silent(words: str) -> SchedulerSilent:

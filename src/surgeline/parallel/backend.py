@@ -223,7 +223,7 @@ class Backends:
         self._local_to_come = [Workforce(name, 0, asked.workers)]
         try:
             return LocalWorkers(
-                self._configuration, name, self._folder, self._logs, self._lost, self._ask, self._mark
+                self._configuration, name, self._folder, self._logs, self._lost, self._ask, self._tell, self._mark
             )
         finally:
             self._local_to_come = []

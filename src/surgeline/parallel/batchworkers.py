@@ -36,6 +36,7 @@ from surgeline.parallel.daskhelpers import DaskBackend
 from surgeline.parallel.dispatch import LOOK, NOT_STARTED, OUT_OF_MEMORY, Bundle
 from surgeline.parallel.environment import clean_environment
 from surgeline.parallel.foresight import Foreseen
+from surgeline.parallel.standstill import SILENT_SECONDS, Silence, Standstills
 from surgeline.parallel.waiting import Pending
 from surgeline.paths import queue_folder
 from surgeline.work.jobs import FunctionCall, Job
@@ -106,12 +107,20 @@ class BatchWorkers(DaskBackend):
         self._own_folder = queue_folder(logs, self._own_name)
         self._dashboard = configuration.settings.dask.dashboard_address
         self._threads = configuration.settings.worker.threads
-        self._tell = tell or (lambda _: None)
+        self._silences = Standstills(
+            "nothing is heard of it, nor of what watches it there,",
+            SILENT_SECONDS,
+            max(configuration.settings.worker.standstill_limit, SILENT_SECONDS),
+            tell or (lambda _: None),
+        )
         self._foreseen: Foreseen | None = None
         # Whether the core-hours of the configuration are used up.
         self._spent = False
         self._hungry: dict[Resources, float] = {}
         self._absent: dict[str, float] = {}
+        self._silence = Silence()
+        # By their addresses, why workers were taken out of the queue of which nothing was heard.
+        self._given_up: dict[str, str] = {}
         # Whose workers died, and it is not known yet how.
         self._investigated: list[Bundle] = []
         self._investigations = ThreadPoolExecutor(_INVESTIGATIONS, thread_name_prefix="investigation")
@@ -119,7 +128,7 @@ class BatchWorkers(DaskBackend):
         self._note: CancelNote | None = None
         self._classes = classes
         try:
-            super().__init__(configuration, cluster_name, folder, logs, lost, ask)
+            super().__init__(configuration, cluster_name, folder, logs, lost, ask, tell)
         except BaseException:
             self._close_fleet()
             raise
@@ -288,6 +297,11 @@ class BatchWorkers(DaskBackend):
                 pending.cancelled |= pending.ticket in named
         return super()._withdraw(named)
 
+    def _hear_of_pulse(self, event: tuple[float, Any]) -> None:
+        with self._lock:
+            self._silence.heard(event[1]["worker"])
+        super()._hear_of_pulse(event)
+
     # The next three are called in the fleet's thread.
 
     def _decide(self, berths: Sequence[Berth]) -> Wish:
@@ -326,6 +340,7 @@ class BatchWorkers(DaskBackend):
             for worker in going:
                 worker.leaving = True
             abandoned = self._abandoned(alive, now)
+        abandoned += self._silent()
         self._fail_hopeless(decision)
         return Wish(numbers, [*abandoned, *(_identifier(worker.name) for worker in going)])
 
@@ -346,6 +361,20 @@ class BatchWorkers(DaskBackend):
         empty = {berth.identifier for berth in alive if berth.state == "running" and berth.came} - there
         self._absent = {name: self._absent.get(name, now) for name in empty}
         return [name for name, since in self._absent.items() if now - since > _REPLACEMENT_SECONDS]
+
+    def _silent(self) -> list[str]:
+        """The queue jobs of whose workers, and their nannies, nothing has been heard for too long."""
+        with self._lock:
+            workers = [(worker, self._called(worker)) for worker in self._crew if not worker.leaving]
+            silent = self._silence.look([worker.address for worker, _ in workers])
+        found = []
+        for worker, called in workers:
+            berth = self.fleet.find(_identifier(worker.name))
+            why = berth.words if berth is not None else ""
+            if how := self._silences.hear(worker.address, called, silent[worker.address], why):
+                self._given_up[worker.address] = how
+                found.append(_identifier(worker.name))
+        return found
 
     def _demands(self) -> tuple[list[Demand], dict[Resources, float]]:
         """What jobs ask for, and the shortest that each kind of job that waits is expected to be."""
@@ -385,7 +414,7 @@ class BatchWorkers(DaskBackend):
                 if _identifier(worker.name) in identifiers:
                     spent.append(worker)
                 continue
-            if worker.busy is not None:
+            if worker.busy is not None or worker.stopped:
                 busy[worker.kind] += 1
                 continue
             fitting = [seconds for asked, seconds in shortest.items() if asked.fits(worker.offers)]
@@ -498,6 +527,8 @@ class BatchWorkers(DaskBackend):
             with self._lock:
                 self._absent[identifier] = 0.0
             self.fleet.consider()
+        if given_up := self._given_up.pop(address, ""):
+            how, blamed = given_up, False
         self._after_death(bundle.jobs, address, how, name, blamed)
         self._news.put(LOOK)
 

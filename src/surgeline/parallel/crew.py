@@ -30,6 +30,7 @@ class Worker:
         busy: the key of what it was given; None while it is idle.
         idle_since: since when it is idle, by the monotonic clock.
         leaving: it is given nothing any more.
+        stopped: its process stands still, and it is given nothing until it goes on.
     """
 
     address: str
@@ -40,6 +41,7 @@ class Worker:
     busy: str | None = None
     idle_since: float = field(default_factory=time.monotonic)
     leaving: bool = False
+    stopped: bool = False
 
     def time_left(self) -> float | None:
         """Seconds until its walltime is over; None where there is no end."""
@@ -75,13 +77,21 @@ class Crew:
         """A worker has come; one that is known stays what it is."""
         self._workers.setdefault(worker.address, worker)
 
+    def find(self, address: str) -> Worker | None:
+        """The worker of that address, if it is there."""
+        return self._workers.get(address)
+
     def leave(self, address: str) -> Worker | None:
         """A worker is gone."""
         return self._workers.pop(address, None)
 
     def idle(self) -> list[Worker]:
         """The workers that have nothing to do and may be given something."""
-        return [worker for worker in self._workers.values() if worker.busy is None and not worker.leaving]
+        return [
+            worker
+            for worker in self._workers.values()
+            if worker.busy is None and not worker.leaving and not worker.stopped
+        ]
 
     def last(self, near: str) -> Worker | None:
         """The worker that had the last job of this name, if it is still there."""

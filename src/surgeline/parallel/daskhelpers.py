@@ -21,6 +21,7 @@ from surgeline.parallel.casampi_session import NestedSettings, nested_settings
 from surgeline.parallel.crew import Crew, Worker
 from surgeline.parallel.dispatch import LOOK, OUT_OF_MEMORY, WORKER_DIED, Bundle, Dispatcher, described_exit
 from surgeline.parallel.environment import without_mpi
+from surgeline.parallel.standstill import STOPPED_SECONDS, Standstills
 from surgeline.parallel.waiting import Pending
 from surgeline.work.outcome import Failure, Loss, Outcome
 from surgeline.work.surroundings import Ask
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _DEATH_NEWS_SECONDS = 3.0
 # How long Dask may take to tell of the job of a worker that it has told to be gone.
 _LOST_JOB_SECONDS = 1.0
+_LOOK_SECONDS = 0.02
 
 
 class DaskBackend(Dispatcher):
@@ -55,6 +57,7 @@ class DaskBackend(Dispatcher):
         logs: Path,
         lost: Callable[[str, Loss], None] | None = None,
         ask: Ask | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         """Start a cluster and connect to it.
 
@@ -65,6 +68,7 @@ class DaskBackend(Dispatcher):
             logs: where workers write their logs.
             lost: called with a job's name and its Loss when a worker dies running it.
             ask: answers jobs that ask for facts of the session's context.
+            tell: called with what a user wants to know.
 
         Raises:
             ClusterError: the workers cannot be started, or CASA does not start there.
@@ -74,6 +78,10 @@ class DaskBackend(Dispatcher):
         settings = configuration.settings
         super().__init__(settings.dask.retries, lost)
         self._ask = ask
+        self._tell = tell or (lambda _: None)
+        self._stopped = Standstills(
+            "stopped by a signal", STOPPED_SECONDS, settings.worker.standstill_limit, self._tell
+        )
         self._start_timeout = settings.dask.start_timeout
         self._crew = Crew()
         self._others: OtherTasks | None = None
@@ -86,7 +94,8 @@ class DaskBackend(Dispatcher):
         self._death_news = threading.Condition()
         logs.mkdir(parents=True, exist_ok=True)
         # Dask's own log is for those who debug Dask; what matters of it is told in outcomes.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
+        for name in ("distributed", "distributed.client"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         try:
             with without_mpi():
                 self._cluster = self._start_cluster()
@@ -128,7 +137,7 @@ class DaskBackend(Dispatcher):
 
     def _connect(self) -> Any:
         """A client of the scheduler, who hears what workers do; each of these is set up for CASA."""
-        from surgeline.parallel.workerprocess import EXIT_TOPIC, READY_TOPIC
+        from surgeline.parallel.workerprocess import EXIT_TOPIC, PULSE_TOPIC, READY_TOPIC
 
         client = self._new_client(self._ask)
         client.loop.asyncio_loop.set_exception_handler(_log_for_dask)
@@ -136,8 +145,9 @@ class DaskBackend(Dispatcher):
         client.subscribe_topic("worker-restart-memory", self._hear_of_memory)
         client.subscribe_topic(READY_TOPIC, self._hear_of_worker)
         client.subscribe_topic("all", self._hear_of_departure)
+        client.subscribe_topic(PULSE_TOPIC, self._hear_of_pulse)
         # Dask itself would wait for ever for a worker that was stopped in the midst of it.
-        _within(self._start_timeout, lambda: client.register_plugin(self._plugin))
+        within(self._start_timeout, lambda: client.register_plugin(self._plugin))
         return client
 
     def _new_client(self, ask: Ask | None) -> Any:
@@ -309,7 +319,7 @@ class DaskBackend(Dispatcher):
         pickled: bytes = cloudpickle.dumps(Outcome("", "", failure=failure, started=now, ended=now, worker=address))
         return pickled
 
-    # The next four are called from Dask's event loop: they must not wait for Dask.
+    # The next five are called from Dask's event loop: they must not wait for Dask.
 
     def _hear_of_exit(self, event: tuple[float, Any]) -> None:
         message = event[1]
@@ -326,7 +336,7 @@ class DaskBackend(Dispatcher):
     def _hear_of_memory(self, event: tuple[float, Any]) -> None:
         message = event[1]
         with self._lock:
-            worker = next((worker for worker in self._crew if worker.address == message["worker"]), None)
+            worker = self._crew.find(message["worker"])
         memory = worker.offers.memory if worker else self._memory_of_each()
         limit = f" of the {memory / 1e9:.2f} GB that it may use" if memory else ""
         with self._death_news:
@@ -350,6 +360,31 @@ class DaskBackend(Dispatcher):
         if isinstance(event[1], dict) and event[1].get("action") == "remove-worker":
             self._discharge(event[1]["worker"])
 
+    def _hear_of_pulse(self, event: tuple[float, Any]) -> None:
+        """A nanny says that it is there, and for how long its worker's process has been stopped."""
+        address, seconds = event[1]["worker"], event[1]["stopped"]
+        with self._lock:
+            worker = self._crew.find(address)
+            if worker is None:
+                return
+            went_on = worker.stopped and not seconds
+            worker.stopped = bool(seconds)
+            called = self._called(worker)
+        if went_on:
+            self._news.put(LOOK)
+        how = self._stopped.hear(address, called, seconds)
+        with self._death_news:
+            end = bool(how) and address not in self._deaths
+            if end:
+                self._deaths[address] = how
+        if end:
+            self._restart([address])
+
+    def _called(self, worker: Worker) -> str:
+        """What a worker is called, and what it has to do; the lock is held."""
+        bundle = self._sent.get(worker.busy or "")
+        return f"worker-{worker.name}" + (f", which has {bundle.names}" if bundle else "")
+
     def _discharge(self, address: str) -> None:
         """A worker is gone: what it was given has ended, too, whatever Dask still expects of it."""
         with self._lock:
@@ -362,6 +397,7 @@ class DaskBackend(Dispatcher):
 
     def _receive(self, bundle: Bundle) -> None:
         from distributed import KilledWorker
+        from distributed.comm import CommClosedError
 
         if self._others is not None and self._others.stands_for(bundle.jobs[0].job):
             self._receive_from_others(bundle, self._others)
@@ -384,6 +420,11 @@ class DaskBackend(Dispatcher):
                 # The client was closed that waited for it.
                 self._lose_scheduler(bundle.handle.client)
                 self._after_death(left, bundle.place[0], "the scheduler of its cluster was lost", blamed=False)
+        except CommClosedError:
+            # What is between this and the scheduler, as a forwarded port: nothing that a job could be blamed for.
+            self._lose_scheduler(bundle.handle.client)
+            how = "the connection to the scheduler of its cluster broke"
+            self._after_death(bundle.jobs, bundle.place[0], how, blamed=False)
         # Whatever else it is, it is these jobs' outcome.
         except Exception as error:  # noqa: BLE001
             for pending in bundle.jobs:
@@ -418,14 +459,18 @@ class DaskBackend(Dispatcher):
         """Have workers replaced that run what nobody waits for any more, since CASA cannot be interrupted."""
         with self._lock:
             busy = [address for address in addresses if self._crew.leave(address)]
+        if busy:
+            self._restart(busy)
+
+    def _restart(self, addresses: Sequence[str]) -> None:
+        """Have workers' nannies kill and replace them; does not wait for it."""
 
         def restart() -> None:
             # As the cluster closes, too.
             with suppress(TimeoutError, KeyError, OSError, RuntimeError):
-                self._client.restart_workers(busy, timeout=30, raise_for_error=False)
+                self._client.restart_workers(list(addresses), timeout=30, raise_for_error=False)
 
-        if busy:
-            threading.Thread(target=restart, name="replace-workers", daemon=True).start()
+        threading.Thread(target=restart, name="replace-workers", daemon=True).start()
 
     def _gather(self, bundle: Bundle) -> tuple[str, list[bytes]]:
         """Fetch what came of a bundle from its worker: its address, and the outcomes.
@@ -433,14 +478,15 @@ class DaskBackend(Dispatcher):
         Raises:
             _WorkerGone: Dask would wait for a worker that will not come again.
         """
-        handle, done = bundle.handle, threading.Event()
-        handle.add_done_callback(lambda _: done.set())
-        while not handle.done() and not done.wait(_LOST_JOB_SECONDS):
-            if self._departed.intersection(bundle.place):
+        handle, until = bundle.handle, time.monotonic() + _LOST_JOB_SECONDS
+        # What was finished may be lost with its worker at any moment until it is fetched.
+        while (status := handle.status) != "finished":
+            if status in ("error", "cancelled"):
+                # It raises, at once.
+                handle.result()
+            if time.monotonic() > until and self._departed.intersection(bundle.place):
                 raise _WorkerGone
-        if handle.status != "finished":
-            # It raises, at once.
-            handle.result()
+            time.sleep(_LOOK_SECONDS)
         gathering = asyncio.run_coroutine_threadsafe(
             self._client.gather(handle, asynchronous=True), self._client.loop.asyncio_loop
         )
@@ -468,7 +514,7 @@ class DaskBackend(Dispatcher):
             return self._deaths.get(worker)
 
 
-def _within(seconds: float, call: Callable[[], Any]) -> None:
+def within(seconds: float, call: Callable[[], Any]) -> None:
     """Wait so long for a call, which goes on when time is over.
 
     Raises:

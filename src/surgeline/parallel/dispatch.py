@@ -57,6 +57,12 @@ class Bundle:
     sent: float = field(default_factory=time.monotonic)
     ended: bool = False
 
+    @property
+    def names(self) -> str:
+        """What its jobs are called, in words."""
+        first = self.jobs[0].job.declared.name
+        return first if len(self.jobs) == 1 else f"{first} and {len(self.jobs) - 1} more"
+
 
 class Dispatcher(ABC):
     """Jobs wait here, in the order added, until there is an idle worker that they fit.
@@ -83,6 +89,8 @@ class Dispatcher(ABC):
         self._waiting = WaitingJobs()
         self._leisure = WaitingJobs()
         self._sent: dict[str, Bundle] = {}
+        # By the tickets of the jobs in there, in which bundle each is.
+        self._given: dict[str, str] = {}
         self._mean_seconds: dict[str, float] = {}
         self._news: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._held = 0
@@ -162,8 +170,7 @@ class Dispatcher(ABC):
 
     def running(self, ticket: str) -> bool:
         """Whether a worker has been given the job."""
-        with self._lock:
-            return any(pending.ticket == ticket for bundle in self._sent.values() for pending in bundle.jobs)
+        return ticket in self._given
 
     @contextmanager
     def _idle(self) -> Iterator[None]:
@@ -231,9 +238,19 @@ class Dispatcher(ABC):
                 sent = self._next_bundle(head) if jobs is self._waiting else jobs.pop(head)
                 bundle = Bundle(key, sent, place)
                 self._sent[key] = bundle
+                self._given.update((pending.ticket, key) for pending in sent)
                 self._start(bundle)
                 return True
         return False
+
+    def _forget(self, key: str) -> Bundle | None:
+        """A bundle is on its way no more; called with the lock held."""
+        bundle = self._sent.pop(key, None)
+        for pending in bundle.jobs if bundle is not None else ():
+            # It may have been sent again by now.
+            if self._given.get(pending.ticket) == key:
+                del self._given[pending.ticket]
+        return bundle
 
     def _next_bundle(self, head: Pending) -> list[Pending]:
         name = head.job.declared.name
@@ -259,7 +276,7 @@ class Dispatcher(ABC):
                 self._receive(bundle)
             # Only now: the worker's next job could take the result of this one with it.
             with self._lock:
-                if self._sent.pop(key, None) is bundle and bundle is not None:
+                if self._forget(key) is bundle and bundle is not None:
                     self._give_back(bundle)
                 if not self._sent:
                     self._nothing_sent.notify_all()
@@ -280,6 +297,7 @@ class Dispatcher(ABC):
                 *(pending for bundle in self._sent.values() for pending in bundle.jobs),
             ]
             self._sent.clear()
+            self._given.clear()
         for pending in left:
             self._deliver_failure(pending, failure)
 

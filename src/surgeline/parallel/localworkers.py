@@ -46,6 +46,7 @@ class LocalWorkers(DaskBackend):
         logs: Path,
         lost: Callable[[str, Loss], None] | None = None,
         ask: Ask | None = None,
+        tell: Callable[[str], None] | None = None,
         mark: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Start them: see `DaskBackend`; `mark` are variables that each of their processes begins with."""
@@ -54,7 +55,7 @@ class LocalWorkers(DaskBackend):
         self.workers = self._plan.workers
         self._scratch = TemporaryFolder()
         self._looking = threading.Event()
-        super().__init__(configuration, cluster_name, folder, logs, lost, ask)
+        super().__init__(configuration, cluster_name, folder, logs, lost, ask, tell)
 
     def close(self) -> None:
         """Stop the cluster. A process that does not end by itself is killed; none is left behind."""

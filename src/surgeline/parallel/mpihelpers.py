@@ -120,6 +120,8 @@ class MpiBackend(Dispatcher):
                 if bundle.ended or not all(pending.cancelled for pending in bundle.jobs):
                     continue
                 dropped, bundle.jobs = bundle.jobs, []
+                for pending in dropped:
+                    self._given.pop(pending.ticket, None)
             if isinstance(bundle.handle, Future) and not bundle.handle.cancel():
                 self._nested.stop_running()
             for pending in dropped:
@@ -162,13 +164,13 @@ class MpiBackend(Dispatcher):
             return
         if rank is None or number is None:
             # The server died a moment ago: they wait for another.
-            del self._sent[bundle.key]
+            self._forget(bundle.key)
             self._waiting.put_first(bundle.jobs)
             return
         bundle.handle = number
         self._busy[rank] = number
         self._flying[number] = bundle.key
-        self._doing[rank] = _names(bundle)
+        self._doing[rank] = bundle.names
         tell_running(rank, self._doing[rank])
 
     def _more_memory(self, pending: Pending, worker: str) -> bool:
@@ -267,11 +269,6 @@ class MpiBackend(Dispatcher):
             self._after_death([pending], f"server-{rank}", self._servers.lost[rank])
         else:
             self._deliver_result(pending, result)
-
-
-def _names(bundle: Bundle) -> str:
-    first = bundle.jobs[0].job.declared.name
-    return first if len(bundle.jobs) == 1 else f"{first} and {len(bundle.jobs) - 1} more"
 
 
 def _is_parallel_continuum(job: Job) -> bool:

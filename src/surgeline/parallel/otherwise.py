@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,20 +55,25 @@ class Otherwise:
         """Queue a job with the first."""
         given = _Given(self._first)
 
+        def ended(outcome: Outcome) -> None:
+            self._given.pop(ticket, None)
+            deliver(outcome)
+
         def receive(outcome: Outcome) -> None:
             if outcome.failure is None or outcome.failure.kind != NOT_STARTED or given.cancelled:
-                deliver(outcome)
+                ended(outcome)
                 return
             # Not in the thread that watches the first's queue: the second may take a while to start.
             threading.Thread(
                 target=self._pass_on,
-                args=(given, job, deliver, urgent, outcome.failure),
+                args=(given, job, ended, urgent, outcome.failure),
                 name="otherwise",
                 daemon=True,
             ).start()
 
-        ticket = given.ticket = self._first.submit(job, receive, urgent)
+        ticket = uuid.uuid4().hex
         self._given[ticket] = given
+        given.ticket = self._first.submit(job, receive, urgent)
         return ticket
 
     def exec_everywhere(self, job: Job) -> list[Outcome]:

@@ -14,6 +14,7 @@ from surgeline.clusters.daskcluster import DaskCluster
 from surgeline.clusters.kubernetes import Kubernetes
 from surgeline.errors import ClusterError
 from surgeline.parallel.batchworkers import WORKER_MODULE, BatchWorkers
+from surgeline.parallel.daskhelpers import within
 from surgeline.parallel.dispatch import LOOK, Bundle
 from surgeline.parallel.podscheduler import Answers, forget_worker
 from surgeline.work.surroundings import Ask
@@ -58,12 +59,18 @@ class PodWorkers(BatchWorkers):
     def _new_client(self, ask: Ask | None) -> Any:
         from distributed import Client
 
+        from surgeline.parallel.workerprocess import CasaWorker
+
         client = Client(
             self._cluster.scheduler_address,
             security=self._security,
             set_as_default=False,
             timeout=_CONNECT_SECONDS,
         )
+        # What workers do of a scheduler that lived on, out of reach, has been taken for lost: they end when
+        # this is taken from them, and their nannies start others. A new scheduler does not know it.
+        with suppress(Exception):
+            within(_CONNECT_SECONDS, lambda: client.unregister_worker_plugin(CasaWorker.name))
         if ask is not None:
             self._answers = Answers(client, ask)
         return client

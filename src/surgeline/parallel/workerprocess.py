@@ -22,11 +22,13 @@ from typing import Any
 import psutil
 from distributed import Nanny, Status, Worker, WorkerPlugin
 from distributed.utils import sync
+from tornado.ioloop import PeriodicCallback
 
 from surgeline.parallel.casampi_session import NestedSessions, NestedSettings
 from surgeline.parallel.environment import without_mpi
 from surgeline.parallel.mpiserver import SetUp
 from surgeline.parallel.othertasks import ResultKeeper
+from surgeline.parallel.standstill import LOOK_SECONDS, PULSE_LOOKS, Watched
 from surgeline.paths import casa_log, safe_name
 from surgeline.work.casaprocess import CasaProcess
 from surgeline.work.environment import memory_kills
@@ -38,11 +40,28 @@ from surgeline.work.surroundings import Answer, Ask, FactQuery, Surroundings
 
 EXIT_TOPIC = "surgeline-worker-exit"
 READY_TOPIC = "surgeline-worker-ready"
+PULSE_TOPIC = "surgeline-worker-pulse"
 _KILL_SECONDS = 2.0
 
 
 class TellingNanny(Nanny):  # type: ignore[misc]
-    """A nanny that tells the scheduler's listeners with which exit code its worker process ended."""
+    """A nanny that tells the scheduler's listeners how its worker process ended, and for how long it is stopped."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """As Dask's own."""
+        super().__init__(*arguments, **options)
+        self._watched = Watched()
+        self._looks = 0
+        self.periodic_callbacks["look"] = PeriodicCallback(self._look, LOOK_SECONDS * 1000)
+
+    def _look(self) -> None:
+        """Tell that it is there, now and then, and for how long its worker process has been stopped."""
+        before = self._watched.seconds
+        seconds = self._watched.look(self.pid)
+        self._looks += 1
+        news = before or seconds or self._looks % PULSE_LOOKS == 0
+        if news and self.status == Status.running and self.worker_address:
+            self.log_event(PULSE_TOPIC, {"worker": self.worker_address, "stopped": seconds})
 
     async def instantiate(self) -> Status:
         """Start the worker process; also one that replaces another, when the session may be an MPI client."""

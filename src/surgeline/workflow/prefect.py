@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import json
+import logging
 import os
 import re
 import signal
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 1.0
 # How long the end of a session waits for logs and events that are still on their way.
 _DRAIN_SECONDS = 30.0
+# Those of Prefect's own loggers that say what they could not send.
+_COMPLAINING = ("prefect._internal.concurrency", "prefect.events.clients")
 
 
 def check_installed() -> None:
@@ -100,7 +103,7 @@ class PrefectDriver(Driver):
         if around is not None and around.flow_run is not None:
             self._run_within(around.flow_run, run)
             return
-        with ExitStack() as at_last:
+        with _without_complaints(), ExitStack() as at_last:
             self._connect(at_last)
             self._run_as_flow(run)
 
@@ -187,7 +190,7 @@ class PrefectDriver(Driver):
                 "client.max_retries": 3,
             }
             at_last.enter_context(temporary_settings(settings))
-            at_last.callback(_drain)
+            at_last.callback(_drain, server)
         with get_client(sync_client=True) as client:
             error = client.api_healthcheck()
             if error is not None:
@@ -317,8 +320,33 @@ def _reach_without_proxy(host: str) -> None:
             os.environ[name] = ",".join([*known, host])
 
 
-def _drain() -> None:
-    """Wait for logs and events that are still on their way."""
+@contextmanager
+def _without_complaints() -> Iterator[None]:
+    """A block in which nobody but the session says on the terminal that Prefect's server is gone.
+
+    Prefect's own threads would print every event that they cannot send.
+    """
+    loggers = [logging.getLogger(name) for name in _COMPLAINING]
+    before, logging.raiseExceptions = logging.raiseExceptions, False
+    for logger in loggers:
+        # Levels are set anew with each flow run.
+        logger.addFilter(_refuse)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_refuse)
+        logging.raiseExceptions = before
+
+
+def _refuse(_: logging.LogRecord) -> bool:
+    return False
+
+
+def _drain(server: EmbeddedServer) -> None:
+    """Wait for logs and events that are still on their way, unless nobody is there to take them."""
+    if not server.is_there():
+        return
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 

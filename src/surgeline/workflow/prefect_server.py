@@ -1,15 +1,15 @@
 """A Prefect server of a session's own, for sessions that are told of none.
 
-Run as `python -m surgeline.workflow.prefect_server SOCKET FOLDER`, with a pipe from the session as standard input.
+Run as `python -m surgeline.workflow.prefect_server SOCKET FOLDER PAGES`, with a pipe from the session as its input.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from surgeline.errors import ClusterError
+from surgeline.work.temporaryfolder import TemporaryFolder
 
 # What has been told to the server last is written down before it ends; the session need not wait for ever.
 _ENDING_SECONDS = 15.0
@@ -42,11 +43,12 @@ class EmbeddedServer:
             ClusterError: it ended instead, or took longer.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        self._pages = TemporaryFolder()
         with socket.socket() as listening, log.open("ab") as output:
             listening.bind((_HOST, 0))
             self.address = f"http://{_HOST}:{listening.getsockname()[1]}"
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(listening.fileno()), str(folder)],
+                [sys.executable, "-m", __name__, str(listening.fileno()), str(folder), str(self._pages.path)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -65,11 +67,16 @@ class EmbeddedServer:
     def api_url(self) -> str:
         return f"{self.address}/api"
 
+    def is_there(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End it, once it has written down what it was told."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
+        self._pages.remove()
 
     def __enter__(self) -> Self:
         return self
@@ -102,28 +109,33 @@ class EmbeddedServer:
             return False
 
 
-def serve(descriptor: int, folder: Path) -> None:
-    """Serve on a socket that is bound, until nobody holds the other end of standard input."""
-    listening = socket.socket(fileno=descriptor)
-    with tempfile.TemporaryDirectory(prefix="surgeline-prefect-") as pages:
-        os.environ |= {
-            "PREFECT_HOME": str(folder),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-            "PREFECT_SERVER_UI_API_URL": f"http://{_HOST}:{listening.getsockname()[1]}/api",
-            # The package's own folder is not everybody's to write.
-            "PREFECT_SERVER_UI_STATIC_DIRECTORY": pages,
-            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-        }
-        import uvicorn
-        from prefect.server.api.server import create_app
+def serve(descriptor: int, folder: Path, pages: Path) -> None:
+    """Serve on a socket that is bound, until nobody holds the other end of standard input.
 
-        server = uvicorn.Server(
-            uvicorn.Config(create_app(final=True), log_level="error", lifespan="on", timeout_graceful_shutdown=5)
-        )
-        threading.Thread(target=_end_with_session, args=(server,), daemon=True).start()
+    Where its pages are, nothing is left: a session that was killed cannot see to that.
+    """
+    listening = socket.socket(fileno=descriptor)
+    os.environ |= {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_UI_API_URL": f"http://{_HOST}:{listening.getsockname()[1]}/api",
+        # The package's own folder is not everybody's to write.
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(pages),
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    }
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(final=True), log_level="error", lifespan="on", timeout_graceful_shutdown=5)
+    )
+    threading.Thread(target=_end_with_session, args=(server,), daemon=True).start()
+    try:
         server.run(sockets=[listening])
+    finally:
+        shutil.rmtree(pages, ignore_errors=True)
 
 
 def _end_with_session(server: object) -> None:
@@ -134,4 +146,4 @@ def _end_with_session(server: object) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), Path(sys.argv[2]))
+    serve(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))

@@ -130,6 +130,8 @@ class Kubernetes(Daemons):
         self._has_operator = False
         self._link = ""
         self._number = 0
+        # For which address the API server's certificate is.
+        self._certified = ""
         for name in ("log", "kubelet", "cni", "cni-results", "names", "settings", "own-layer"):
             (self.folder / name).mkdir()
         self._token = secrets.token_hex(16)
@@ -258,6 +260,10 @@ class Kubernetes(Daemons):
         """Stop the kubelet, as a crash does; pods run on, and Kubernetes takes notice after 40 seconds."""
         self._end("kubelet", signal.SIGKILL)
 
+    def stop_api_server(self) -> None:
+        """Stop the API server, as a crash does; `start` starts it again, and pods run on meanwhile."""
+        self._end("kube-apiserver", signal.SIGKILL)
+
     def start_operator(self) -> None:
         """Start dask-kubernetes' operator if it does not run, and wait until it looks after clusters."""
         if self._runs("operator"):
@@ -383,7 +389,8 @@ class Kubernetes(Daemons):
         if self._runs("kube-apiserver"):
             return
         # Its certificate is for its address, which may be another now.
-        if self._authority.parent.exists():
+        elsewhere = self._certified != self.address
+        if elsewhere and self._authority.parent.exists():
             shutil.rmtree(self._authority.parent)
         self.start_process(
             *("kube-apiserver", "kube-apiserver", "--etcd-servers=http://127.0.0.1:2379"),
@@ -397,6 +404,9 @@ class Kubernetes(Daemons):
             "--feature-gates=TTLAfterFinished=true",
         )
         self._wait_for("kube-apiserver", self._authority.exists, "the API server has its certificate")
+        if not elsewhere:
+            return
+        self._certified = self.address
         for name in ("kubeconfig", "admin.kubeconfig"):
             self._write_kubeconfig(self.folder / name, self._token, "default")
 

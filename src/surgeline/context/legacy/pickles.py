@@ -7,10 +7,12 @@ it was made of, and its state. So nothing has to be installed, and reading runs 
 from __future__ import annotations
 
 import pickle
+import pickletools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from os import SEEK_END
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from surgeline.context.calibration import register_part
 from surgeline.context.legacy.domain import pipeline_intents
@@ -109,6 +111,7 @@ def read_pickled_context(path: str | Path, trusted: bool = False) -> TranslatedC
         )
     try:
         with Path(path).open("rb") as handle:
+            _check_size(handle)
             found = _Unpickler(handle).load()
     except Exception as error:
         raise ContextError(
@@ -186,6 +189,20 @@ def _member(owner: Any, name: str) -> Any:
     made = owner() if isinstance(owner, type) and issubclass(owner, Remains) else Remains()
     vars(made).update(name=name)
     return made
+
+
+def _check_size(handle: BinaryIO) -> None:
+    """See that a pickle numbers no more objects than it has bytes: pickle makes room for as many at once.
+
+    Raises:
+        ValueError: it does, or is no pickle.
+    """
+    most = handle.seek(0, SEEK_END)
+    handle.seek(0)
+    for opcode, argument, position in pickletools.genops(handle):
+        if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > most:
+            raise ValueError(f"at position {position} there is an object with the number {argument}")
+    handle.seek(0)
 
 
 class _Unpickler(pickle.Unpickler):
