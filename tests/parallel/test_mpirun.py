@@ -208,7 +208,7 @@ def test_unless_told_otherwise_there_is_a_server_for_each_core(tmp_path: Path) -
     ("arguments", "complaint"),
     [
         (("-n", "1", "--", "run", "calimage"), "is too small"),
-        (("--", "plan", "calimage"), "'plan' is none"),
+        (("--", "plan", "calimage"), "'plan calimage' starts none"),
         (("--", "run", "calimage", "--no-such-option"), "--no-such-option"),
         (("--", "run"), "recipe"),
         ((), "Missing argument"),
