@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import select
 import struct
 import subprocess
 import sys
@@ -29,6 +30,7 @@ class Terminal:
         self.written = b""
         self._stream = pyte.ByteStream(self.screen)
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._keys, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
@@ -47,7 +49,10 @@ class Terminal:
         self._reader.start()
 
     def _read(self) -> None:
-        while True:
+        while not self._closed.is_set():
+            # Not for ever: a terminal that is being read from is not closed.
+            if not select.select([self._keys], [], [], 0.1)[0]:
+                continue
             try:
                 content = os.read(self._keys, 65536)
             except OSError:
@@ -86,6 +91,8 @@ class Terminal:
 
     def close(self) -> None:
         """As when its window is closed."""
+        self._closed.set()
+        self._reader.join()
         os.close(self._keys)
 
 

@@ -70,8 +70,11 @@ def test_stages_jobs_and_workers_are_shown_as_they_stand(session: list[str], tmp
         assert f"running as process {terminal.process.pid} on " in status
         assert "local: 2 there" in status and "after images" in status
         # A job whose worker dies runs again.
+        before = {process.pid for process in processes_in(folder)}
         next(process for process in processes_in(folder) if process.pid != terminal.process.pid).kill()
         terminal.wait_for("1 worker died running a job", "1 worker lost", "died running 'work")
+        # In the midst of Python's own start another worker would say that it was interrupted.
+        wait_until(lambda: {process.pid for process in processes_in(folder)} - before, 60, "another worker is there")
         terminal.press(CTRL_C)
         # Once more, as impatient users do.
         terminal.press(CTRL_C)
@@ -120,7 +123,8 @@ def test_a_session_ends_with_its_terminal(session: list[str], tmp_path: Path, go
         with in_terminal("logs", "images", "--follow", "--workdir", go.parent) as other:
             # Whatever it has just begun to load.
             wait_until(lambda: "_yaml" in Path(f"/proc/{other.process.pid}/maps").read_text(), 30, "it loads")
-            other.press(CTRL_C)
+            # What is being loaded may swallow the first.
+            wait_until(lambda: other.press(CTRL_C) or other.process.poll() is not None, 60, "it ends")
             assert other.end() == 130
             assert "Traceback" not in other.text()
         terminal.close()
