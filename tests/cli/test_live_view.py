@@ -70,11 +70,9 @@ def test_stages_jobs_and_workers_are_shown_as_they_stand(session: list[str], tmp
         assert f"running as process {terminal.process.pid} on " in status
         assert "local: 2 there" in status and "after images" in status
         # A job whose worker dies runs again.
-        before = {process.pid for process in processes_in(folder)}
         next(process for process in processes_in(folder) if process.pid != terminal.process.pid).kill()
         terminal.wait_for("1 worker died running a job", "1 worker lost", "died running 'work")
-        # In the midst of Python's own start another worker would say that it was interrupted.
-        wait_until(lambda: {process.pid for process in processes_in(folder)} - before, 60, "another worker is there")
+        # Another is about to start, or is in the midst of that.
         terminal.press(CTRL_C)
         # Once more, as impatient users do.
         terminal.press(CTRL_C)

@@ -30,6 +30,10 @@ pipeline = catch_errors cache listing_formats s3api tempauth slo dlo proxy-serve
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
+# On a busy machine a server may be slow to answer, and there is no other disk to turn to meanwhile.
+conn_timeout = 30
+node_timeout = 60
+error_suppression_limit = 1000000
 [filter:catch_errors]
 use = egg:swift#catch_errors
 [filter:cache]
@@ -52,6 +56,8 @@ _SERVER = """
 bind_port = {port}
 devices = {folder}/srv
 mount_check = false
+# It would take nothing where a hundredth of a large disk is all that is free.
+fallocate_reserve = 0
 {common}
 [pipeline:main]
 pipeline = {kind}-server

@@ -173,13 +173,14 @@ def run_session(workdir: Path, as_json: bool, make: Callable[[Observer], Session
     told: EventLines | Progress = (
         EventLines(machine.events(), workdir, tell_begun) if as_json else Progress(console, tell_begun)
     )
-    with signals_interrupt(workdir, told.stop):
+    with signals_interrupt(workdir, told.stop) as signals:
         with ExitStack() as at_last, told:
             session = make(told)
             told.know(session.recipe.name, needs(session.recipe), Estimates(default_file(os.environ)))
             if not as_json:
                 at_last.callback(lambda: console.print(f"workers:  {session.accounts}", markup=False, soft_wrap=True))
             try:
+                signals.stop_by(session.stop)
                 with NowFile(session.paths, told):
                     session.run()
             finally:

@@ -12,7 +12,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
@@ -66,7 +67,7 @@ class TellingNanny(Nanny):  # type: ignore[misc]
     async def instantiate(self) -> Status:
         """Start the worker process; also one that replaces another, when the session may be an MPI client."""
         self._memory_kills = memory_kills()
-        with without_mpi():
+        with _without_interrupts(), without_mpi():
             return await super().instantiate()
 
     def _on_worker_exit_sync(self, exitcode: int | None) -> None:
@@ -86,6 +87,19 @@ class TellingNanny(Nanny):  # type: ignore[misc]
     async def kill(self, timeout: float = 5, reason: str = "nanny-kill") -> None:
         """End the worker process: one in the midst of a CASA job does not end itself, however long it is given."""
         await super().kill(timeout=min(timeout, _KILL_SECONDS), reason=reason)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A block in which what this thread starts does not hear Ctrl-C, which a terminal sends to all of its processes.
+
+    It is for the session to end its workers: one in the midst of Python's own start would print where it was.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @dataclass

@@ -190,7 +190,6 @@ class PrefectDriver(Driver):
                 "client.max_retries": 3,
             }
             at_last.enter_context(temporary_settings(settings))
-            at_last.callback(_drain, server)
         with get_client(sync_client=True) as client:
             error = client.api_healthcheck()
             if error is not None:
@@ -198,6 +197,7 @@ class PrefectDriver(Driver):
                     f"Prefect's server at {url} does not answer: {error}",
                     "start it, correct PREFECT_API_URL, or unset that: the session then starts one of its own",
                 )
+        at_last.callback(_drain)
 
     def _run_as_flow(self, run: Callable[[], None]) -> None:
         from prefect import states
@@ -343,12 +343,18 @@ def _refuse(_: logging.LogRecord) -> bool:
     return False
 
 
-def _drain(server: EmbeddedServer) -> None:
-    """Wait for logs and events that are still on their way, unless nobody is there to take them."""
-    if not server.is_there():
-        return
+def _drain() -> None:
+    """Wait for logs and events that are still on their way, unless nobody is there to take them.
+
+    Prefect itself waits for 5 s when a process ends, which a busy server may need for one answer.
+    """
+    from prefect.client.orchestration import get_client
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
+
+    with get_client(sync_client=True) as client:
+        if client.api_healthcheck() is not None:
+            return
 
     APILogWorker.drain_all(timeout=_DRAIN_SECONDS)
     EventsWorker.drain_all(timeout=_DRAIN_SECONDS)

@@ -47,9 +47,9 @@ def layers() -> list[Path]:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove the environments that nobody has used for a week."""
+    """Remove the environments that nobody has used for a day: each has gigabytes."""
     for environment in folder.glob("environment-*/"):
-        if environment.stat().st_mtime < time.time() - 7 * 24 * 3600:
+        if environment.stat().st_mtime < time.time() - 24 * 3600:
             shutil.rmtree(environment)
 
 
