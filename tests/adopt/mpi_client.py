@@ -29,6 +29,7 @@ def main() -> None:
     import pipeline
 
     seen = look(pipeline, folder, vis)
+    seen["folders"] = folders_after_heuristics(backend, folder / "elsewhere")
     adopt.uninstall()
     casatasks = sys.modules["casatasks"]
     seen["tclean is CASA's again"] = not hasattr(casatasks.tclean, "plain")
@@ -85,6 +86,19 @@ def look(pipeline: Any, folder: Path, vis: str) -> dict[str, Any]:
     tclean(vis=vis, imagename="alone", imsize=64, cell="8arcsec", niter=0).execute()
     os.chdir(folder)
     return seen
+
+
+def folders_after_heuristics(backend: Any, elsewhere: Path) -> list[str]:
+    """Where jobs run on the servers, after the Pipeline's heuristics have called CASA's parallel imaging directly."""
+    from casatasks.private.imagerhelpers.parallel_imager_helper import PyParallelImagerHelper
+
+    from surgeline.work.jobs import FunctionCall
+
+    before = Path.cwd()
+    os.chdir(elsewhere)
+    PyParallelImagerHelper()
+    os.chdir(before)
+    return [outcome.value for outcome in backend.exec_everywhere(FunctionCall(os.getcwd).declare(name="where"))]
 
 
 if __name__ == "__main__":

@@ -422,3 +422,25 @@ def test_requests_for_imaging_keep_their_arguments(casa: Path, pipeline: ModuleT
 
     request = casa_tasks.tclean(vis="a.ms", imagename="a", niter=0, unknown=1)
     assert request.keywords == {"vis": "a.ms", "imagename": "a", "niter": 0}
+
+
+def azimuth(epoch: str) -> float:
+    """Of one direction at the VLA, in radians."""
+    from casatools import measures
+
+    tool = measures()
+    tool.doframe(tool.epoch("UTC", epoch))
+    tool.doframe(tool.observatory("VLA"))
+    seen: float = tool.measure(tool.direction("J2000", "15h22m00s", "5d04m00s"), "AZEL")["m0"]["value"]
+    return seen
+
+
+def test_what_a_job_computes_does_not_depend_on_the_jobs_before_it(casa: Path, pipeline: ModuleType) -> None:
+    def last_of(*epochs: str) -> float:
+        with pipeline.callers.TaskQueue() as queue:
+            queue.map(azimuth, [(epoch,) for epoch in epochs])
+        return float(queue.get_results()[-1])
+
+    # CASA takes what it knows of the Earth's rotation for all of an hour, which is 9e-9 here.
+    long_before, before, then = "1975/01/01/00:00:00", "1995/04/13/08:00:00", "1995/04/13/08:30:00"
+    assert last_of(long_before, before, then) == pytest.approx(last_of(long_before, then), rel=0, abs=1e-12)

@@ -90,6 +90,13 @@ def test_lines_of_python_reach_all_servers(session: tuple[Path, dict[str, Any]])
     assert number == "int"
 
 
+def test_jobs_run_in_the_folder_of_the_session_after_parallel_imaging_elsewhere(
+    session: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, seen = session
+    assert seen["folders"] == [str(folder)] * 2
+
+
 def test_parallel_imaging_outside_of_an_mpi_session_begins_one(
     session: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

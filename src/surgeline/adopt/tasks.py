@@ -9,6 +9,7 @@ from typing import Any
 from surgeline.adopt.engine import pipeline_exception
 from surgeline.adopt.executables import Executable
 from surgeline.adopt.travelling import Sent, why
+from surgeline.work.epochs import forget_epochs
 
 
 class SentTask:
@@ -67,6 +68,8 @@ class SyncTask:
         Raises:
             PipelineException: it failed; says which and why.
         """
+        # As on a worker, where each job begins so.
+        forget_epochs()
         try:
             if self._executor is not None:
                 return self._executor.execute(self._task)

@@ -144,6 +144,8 @@ class Server:
     def run(self, parcel: Parcel) -> Parcel:
         """Run a parcel of pickled jobs, one after the other; returns their pickled outcomes."""
         jobs: list[bytes] = cloudpickle.loads(unpack(parcel))
+        # CASA's parallel imaging leaves all servers in the folder that the session's process was in.
+        os.chdir(self._set_up.folder)
         self._at_work[0] = True
         results = [execute_pickled(pickled, self._surroundings) for pickled in jobs]
         self._at_work[0] = False
