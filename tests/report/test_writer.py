@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
 from report.page import ParsedPage, broken_links
-from report.reported import START, a_record, a_stage, begin_folder
+from report.reported import START, a_job, a_record, a_stage, begin_folder
 from support import wait_until
 from surgeline import FunctionCall, Session, stage
 from surgeline.config import load
@@ -35,7 +36,8 @@ def test_pages_follow_the_saved_record_in_a_thread_of_their_own(tmp_path: Path) 
         wait_until(
             lambda: news.exists() and '"finished"' in news.read_text(), 60, "the pages tell of the second stage"
         )
-        writer.finish(a_record())
+        paths.record.write_text(json.dumps(a_record()))
+        writer.finish()
     assert "make_images" in ParsedPage(paths.weblog).text
     assert broken_links(paths.weblog.parent) == []
     assert told == []
@@ -50,8 +52,27 @@ def test_what_keeps_pages_from_being_written_is_told_once(tmp_path: Path) -> Non
         writer = WeblogWriter(paths, context, told.append)
         writer.renew()
         wait_until(lambda: bool(told), 30, "it was told")
-        writer.finish(a_record())
+        writer.finish()
     assert len(told) == 1 and "Error" in told[0]
+
+
+def test_pages_of_very_many_jobs_take_no_memory_of_the_session(tmp_path: Path) -> None:
+    paths = SessionPaths(tmp_path / "run")
+    told: list[str] = []
+    jobs = [a_job(f"image {number}", START + number, 1.0, number % 2) for number in range(6_000)]
+    record = a_record(stages=[a_stage("make_images", "finished", started=START, jobs=jobs)])
+    with closing(begin_folder(paths, record)) as context:
+        writer = WeblogWriter(paths, context, told.append)
+        tracemalloc.start()
+        try:
+            writer.finish()
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert most < paths.record.stat().st_size / 2
+    assert "all 6000 jobs went well" in ParsedPage(paths.weblog).text
+    assert broken_links(paths.weblog.parent) == []
+    assert told == []
 
 
 def look_at_the_weblog() -> str:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
-from typing import Any
 
 from surgeline.context.store import Context
+from surgeline.errors import WorkfolderError
 from surgeline.paths import SessionPaths
+from surgeline.report.apart import write_apart
 from surgeline.work.allocator import give_memory_back
 
 # Pages are made again after so many times the processor time that they took: they use 2.5 % of a core at most.
 _REST = 39
 # Until workers are on their way: that and the pages would wait for each other.
 _FIRST_SECONDS = 2.0
+# Pages of so large a record, of a thousand jobs or more, are made in another process: what they are made from takes
+# several times as much memory, and a session that is to run for days keeps its own.
+_LARGE_RECORD = 2**20
 # What pages are made with and has libraries of its own.
 _LOADED_EARLY = ("jinja2", "statistics", "surgeline.report.weblog")
 
@@ -49,12 +54,12 @@ class WeblogWriter:
         """Have the pages made anew soon; returns at once."""
         self._wanted.set()
 
-    def finish(self, record: Mapping[str, Any]) -> None:
+    def finish(self) -> None:
         """Make the pages for the last time, and return when they are there."""
         self._ending.set()
         self._wanted.set()
         self._thread.join()
-        self._write(lambda: record)
+        self._write()
 
     def _write_on(self) -> None:
         self._ending.wait(_FIRST_SECONDS)
@@ -63,22 +68,22 @@ class WeblogWriter:
             if self._ending.is_set():
                 return
             self._wanted.clear()
-            began = time.thread_time()
-            self._write(self._saved_record)
-            # What pages of very many jobs are made from is several times as large as its file.
-            give_memory_back()
-            self._ending.wait(_REST * (time.thread_time() - began))
+            self._ending.wait(_REST * self._write())
 
-    def _saved_record(self) -> Mapping[str, Any]:
-        content: Mapping[str, Any] = json.loads(self._paths.record.read_text(encoding="utf-8"))
-        return content
-
-    def _write(self, record: Callable[[], Mapping[str, Any]]) -> None:
-        from surgeline.report.weblog import write_weblog
-
+    def _write(self) -> float:
+        """Make the pages of the saved record; gives the processor time that it took, in seconds."""
+        began = time.thread_time()
         try:
-            write_weblog(self._paths, record(), self._context)
+            if self._paths.record.stat().st_size > _LARGE_RECORD:
+                # Facts may be of kinds that only this process knows, as those of a script.
+                with suppress(WorkfolderError):
+                    return write_apart(self._paths, self._context)
+            from surgeline.report.weblog import write_weblog
+
+            write_weblog(self._paths, json.loads(self._paths.record.read_text(encoding="utf-8")), self._context)
         except Exception as failure:  # noqa: BLE001 - a page is no reason to fail a run whose results stand
             if not self._told:
                 self._told = True
                 self._failed(f"{type(failure).__name__}: {failure}")
+        give_memory_back()
+        return time.thread_time() - began

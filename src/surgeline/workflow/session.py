@@ -625,7 +625,7 @@ class Session:
         with suppress(OSError):
             self._estimates.save()
         if self._weblog is not None:
-            self._weblog.finish(self._record.content)
+            self._weblog.finish()
 
     def _renew_weblog(self) -> None:
         """Have the pages tell how it stands, while it goes on."""
